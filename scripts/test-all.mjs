@@ -1,0 +1,135 @@
+/**
+ * `npm run test:all`: everything that `npm test` does, then what needs more than Node:
+ *
+ * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
+ * - the browser test of /docs (Chromium)
+ * - the training package's tests (Python, from .venv)
+ *
+ *     npm run test:all
+ *     npm run test:all -- --beyond     without `npm test`, where that ran before
+ *
+ * Nothing is skipped quietly: a tool that is missing is a failure that says how to get it, and so is a test that a
+ * runner reports as skipped. Every runner leaves a report in out/reports; scripts/test-sums.mjs adds them up.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { REPORTS, readReports } from './test-sums.mjs';
+
+const beyond = process.argv.includes('--beyond');
+const PYTHON = join('.venv', 'bin', 'python');
+
+/** @type {string[]} */
+const failures = [];
+if (!beyond) rmSync(REPORTS, { recursive: true, force: true });
+mkdirSync(REPORTS, { recursive: true });
+
+if (!beyond) run('npm test', 'npm', ['test', '--', ...vitestReport('node')]);
+await redisTests();
+browserTests();
+pythonTests();
+
+const { passed, failed, skipped, skippedNames } = readReports();
+if (skipped > 0) failures.push(`${skipped} skipped test(s):\n    ${skippedNames.join('\n    ')}`);
+console.log(`\ntest:all: ${passed} passed, ${failed} failed, ${skipped} skipped`);
+if (failures.length > 0 || failed > 0) {
+  for (const failure of failures) console.error(`✗ ${failure}`);
+  process.exit(1);
+}
+
+async function redisTests() {
+  const redis = await startRedis();
+  if (redis === null) return;
+  try {
+    run('integration on Redis', 'npx', ['vitest', 'run', '--project', 'redis', ...vitestReport('redis')], {
+      TEST_REDIS_URL: redis.url,
+    });
+  } finally {
+    await redis.stop();
+  }
+}
+
+function browserTests() {
+  const chromium = process.env.CHROMIUM ?? '/usr/bin/chromium';
+  if (!existsSync(chromium)) {
+    failures.push(`browser: no Chromium at ${chromium} (apt-get install chromium, or name it in CHROMIUM)`);
+    return;
+  }
+  run('browser', 'npx', ['vitest', 'run', '--project', 'browser', ...vitestReport('browser')], { CHROMIUM: chromium });
+}
+
+function pythonTests() {
+  if (!existsSync(PYTHON)) {
+    failures.push(`training: no ${PYTHON} (python3 -m venv .venv && .venv/bin/pip install -e 'training[test]')`);
+    return;
+  }
+  run('training', PYTHON, ['-m', 'pytest', 'training', '-q', `--junitxml=${join(REPORTS, 'training.xml')}`]);
+}
+
+/** @returns {Promise<{url: string, stop: () => Promise<void>} | null>} */
+async function startRedis() {
+  if (spawnSync('redis-server', ['--version']).status !== 0) {
+    failures.push('redis: no redis-server in the path (apt-get install redis-server)');
+    return null;
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'leukodiff-redis-'));
+  const port = await freePort();
+  // The settings that production needs: nothing is evicted, what was acknowledged survives a crash.
+  const settings = {
+    bind: '127.0.0.1',
+    port,
+    dir: folder,
+    'maxmemory-policy': 'noeviction',
+    appendonly: 'yes',
+    save: '',
+  };
+  const server = spawn(
+    'redis-server',
+    Object.entries(settings).flatMap(([name, value]) => [`--${name}`, `${value}`]),
+    {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    },
+  );
+  const ended = new Promise((resolve) => server.once('exit', resolve));
+  for (let attempt = 0; attempt < 100; attempt += 1) {
+    if (
+      spawnSync('redis-cli', ['-p', `${port}`, 'ping'])
+        .stdout?.toString()
+        .trim() === 'PONG'
+    )
+      break;
+    await sleep(50);
+  }
+  return {
+    url: `redis://127.0.0.1:${port}`,
+    stop: async () => {
+      server.kill('SIGTERM');
+      await ended;
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** @returns {Promise<number>} */
+function freePort() {
+  return new Promise((resolve, reject) => {
+    const probe = createServer().once('error', reject);
+    probe.listen(0, '127.0.0.1', () => {
+      const address = probe.address();
+      probe.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
+    });
+  });
+}
+
+function vitestReport(name) {
+  return ['--reporter=default', '--reporter=json', `--outputFile.json=${join(REPORTS, `${name}.json`)}`];
+}
+
+function run(label, command, args, env = {}) {
+  console.log(`\n── ${label} ──`);
+  const { status, signal } = spawnSync(command, args, { stdio: 'inherit', env: { ...process.env, ...env } });
+  if (status !== 0) failures.push(`${label} ended with ${signal ?? status}`);
+}

@@ -1,0 +1,136 @@
+/** What `serve` and `work` have in common: opening everything in order, and one orderly end. */
+import type { Config } from '../config.js';
+import { ExpectedError } from '../errors.js';
+import { openQueues, type Queues } from '../jobs/queues.js';
+import { loadWebhookSecret, type WebhookSecret } from '../jobs/webhook-secret.js';
+import { startWorker } from '../jobs/worker.js';
+import { createLogger, type Logger } from '../observability/logger.js';
+import { createMetrics, type Metrics } from '../observability/metrics.js';
+import { countQueued } from '../storage/analyses.js';
+import { type Database, openDatabase } from '../storage/database.js';
+import { createVision, ExecutionProviderError, ModelError, type ModelInfo } from '../vision/index.js';
+import { loadModel } from '../vision/manifest.js';
+
+export interface Runtime {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly db: Database;
+  readonly queues: Queues;
+  readonly metrics: Metrics;
+  readonly model: ModelInfo;
+  /** Null without a worker in this process. */
+  readonly webhookSecret: WebhookSecret | null;
+  /** Runs before anything is closed, the last added first. */
+  onClose(step: () => Promise<void>): void;
+  close(): Promise<void>;
+}
+
+export interface RuntimeOptions {
+  readonly config: Config;
+  readonly version: string;
+  readonly worker: boolean;
+}
+
+/** Opens database, queue and model, and starts the worker. Whatever was opened is closed again when a step fails. */
+export async function openRuntime({ config, version, worker }: RuntimeOptions): Promise<Runtime> {
+  const log = createLogger({ level: config.logLevel, format: config.logFormat });
+  const steps: (() => Promise<void>)[] = [];
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => {
+    closing ??= (async () => {
+      for (const step of steps.reverse()) {
+        await step().catch((error: unknown) => log.error({ err: error }, 'a step of the shutdown failed'));
+      }
+    })();
+    return closing;
+  };
+  try {
+    const db = await openDatabase({ databaseUrl: config.databaseUrl, dataDir: config.dataDir, log });
+    steps.push(() => db.close());
+    const queues = await openQueues({ redisUrl: config.redisUrl, databaseUrl: db.url, log });
+    steps.push(() => queues.close());
+    const metrics = createMetrics({ version, queueDepth: () => countQueued(db) });
+    let model: ModelInfo;
+    let webhookSecret: WebhookSecret | null = null;
+    if (worker) {
+      const vision = await openVision(config, log);
+      steps.push(() => vision.close());
+      model = vision.model;
+      webhookSecret = loadWebhookSecret(config);
+      const jobs = startWorker({ config, db, queues, vision, metrics, log, webhookSecret: webhookSecret.value });
+      steps.push(() => jobs.close(config.shutdownTimeoutSeconds * 1000));
+    } else {
+      model = await describeModel(config);
+    }
+    return { config, log, db, queues, metrics, model, webhookSecret, onClose: (step) => steps.push(step), close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+export async function openVision(config: Config, log: Logger): ReturnType<typeof createVision> {
+  return modelErrors(() =>
+    createVision({
+      modelDir: config.modelDir,
+      executionProvider: config.executionProvider,
+      threads: config.inferenceThreads,
+      limits: { maxBytes: config.maxImageBytes, maxPixels: config.maxImagePixels },
+      onLog: ({ level, message, details }) => log[level]({ component: 'vision', ...details }, message),
+    }),
+  );
+}
+
+/** The model that workers elsewhere use, as far as this machine can tell: the same folder, without its networks. */
+async function describeModel(config: Config): Promise<ModelInfo> {
+  const { manifest, sha256 } = await modelErrors(() => loadModel(config.modelDir));
+  const executionProvider = config.executionProvider === 'cuda' ? 'cuda' : 'cpu';
+  return { name: manifest.name, version: manifest.version, sha256, executionProvider };
+}
+
+async function modelErrors<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof ModelError || error instanceof ExecutionProviderError) throw new ExpectedError(error.message);
+    throw error;
+  }
+}
+
+/** Exit code of a process that its supervisor shall start again. */
+const EXIT_FAILURE = 1;
+
+/**
+ * Waits until the process is told to end, then closes the runtime. A second signal ends it at once. When the embedded
+ * database dies, nothing can be done without it: the process ends with a failure, so that a supervisor starts it anew.
+ */
+export async function runUntilSignal({ config, db, log, close }: Runtime): Promise<void> {
+  const cause = await new Promise<{ signal: NodeJS.Signals } | { died: string }>((settle) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => settle({ signal }));
+    void db.died.then((died) => settle({ died }));
+  });
+  if ('died' in cause) {
+    log.fatal({ reason: cause.died }, 'the embedded database ended; start Leukodiff again');
+    process.exitCode = EXIT_FAILURE;
+  } else {
+    log.info({ signal: cause.signal }, 'shutting down: running images are finished first');
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      process.on(signal, () => {
+        log.warn({ signal }, 'ending at once');
+        process.exit(EXIT_FAILURE);
+      });
+    }
+  }
+  // The steps bound their own time; this is the last line, with the processor taken away or a disk that hangs.
+  const lastLine = setTimeout(
+    () => {
+      log.fatal('the shutdown did not end in time');
+      process.exit(EXIT_FAILURE);
+    },
+    config.shutdownTimeoutSeconds * 1000 + 60_000,
+  );
+  lastLine.unref();
+  await close();
+  clearTimeout(lastLine);
+  log.info('ended');
+}

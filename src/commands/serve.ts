@@ -1,0 +1,142 @@
+/** `leukodiff serve`: the API and, unless told otherwise, the worker in one process. */
+import { existsSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
+import { join, relative } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Config } from '../config.js';
+import { ExpectedError } from '../errors.js';
+import { buildApp } from '../http/app.js';
+import type { ReadinessCheck } from '../http/deps.js';
+import { PACKAGE_ROOT, readVersion } from '../version.js';
+import { openRuntime, type Runtime, runUntilSignal } from './runtime.js';
+
+/** Requests in flight (`Prefer: wait`) get this long at a shutdown. */
+const DRAIN_MS = 10_000;
+const CHECK_TIMEOUT_MS = 3_000;
+
+export interface ServeOptions {
+  readonly worker: boolean;
+}
+
+export async function serve(config: Config, { worker }: ServeOptions): Promise<void> {
+  const version = readVersion();
+  const runtime = await openRuntime({ config, version, worker });
+  const { log, db, queues, metrics, model } = runtime;
+  try {
+    const app = await buildApp({
+      config,
+      database: db,
+      queues,
+      model,
+      logger: log,
+      metrics: metrics.registry,
+      readiness: () => readiness(runtime, worker),
+      version,
+    });
+    runtime.onClose(() => Promise.race([app.close(), sleep(DRAIN_MS, undefined, { ref: false })]));
+    try {
+      await app.listen({
+        host: config.host,
+        port: config.port,
+        listenTextResolver: (at) => `accepting requests at ${at}`,
+      });
+    } catch (error) {
+      throw listenError(error, config);
+    }
+    const { port } = app.server.address() as AddressInfo;
+    const address = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`;
+    log.info(
+      {
+        address,
+        dataDir: config.dataDir,
+        queue: queues.backend,
+        worker,
+        model: `${model.name} ${model.version}`,
+        version,
+      },
+      'listening',
+    );
+    if (!isLoopback(config.host)) {
+      log.warn({ host: config.host }, 'anybody who reaches this address can use the service: it has no keys yet');
+    }
+    if (process.stdout.isTTY) process.stdout.write(welcome(runtime, address, version));
+  } catch (error) {
+    await runtime.close();
+    throw error;
+  }
+  await runUntilSignal(runtime);
+}
+
+/** What a person sees who started it in a terminal. */
+export function welcome({ config, db, webhookSecret }: Runtime, address: string, version: string): string {
+  const sample = relative(process.cwd(), join(PACKAGE_ROOT, 'samples/smear.png'));
+  const lines = [
+    '',
+    `  Leukodiff ${version} is ready.`,
+    '',
+    `    API        ${address}`,
+    `    Reference  ${address}/docs`,
+    db.embedded
+      ? `    Data       ${config.dataDir} (embedded PostgreSQL)`
+      : '    Data       the server in DATABASE_URL',
+    ...(webhookSecret?.file == null ? [] : [`    Webhooks   signed with the secret in ${webhookSecret.file}`]),
+    '',
+    '  Post a smear and wait for the differential:',
+    '',
+    `    curl -H 'Prefer: wait=30' -F images=@${existsSync(sample) ? sample : 'smear.png'} ${address}/analyze`,
+    '',
+    '  Ctrl-C ends it; what was posted is kept.',
+    '',
+    '',
+  ];
+  return lines.join('\n');
+}
+
+async function readiness({ db, queues, model, config }: Runtime, worker: boolean): Promise<readonly ReadinessCheck[]> {
+  const [database, queue] = await Promise.all([
+    check('database', () => db.ping(), db.embedded ? 'embedded PostgreSQL' : 'PostgreSQL server'),
+    check('queue', () => queues.ping(), queues.backend),
+  ]);
+  const wanted = config.executionProvider === 'auto' ? '' : `, ${config.executionProvider} wanted`;
+  const where = worker ? `on ${model.executionProvider}${wanted}` : 'run by workers elsewhere';
+  return [database, queue, { name: 'model', ok: true, detail: `${model.name} ${model.version} ${where}` }];
+}
+
+async function check(name: string, probe: () => Promise<void>, found: string): Promise<ReadinessCheck> {
+  const timer = new AbortController();
+  const late = sleep(CHECK_TIMEOUT_MS, 'late', { signal: timer.signal }).catch(() => 'late');
+  try {
+    const answer = await Promise.race([probe().then(() => 'answers'), late]);
+    return answer === 'answers'
+      ? { name, ok: true, detail: found }
+      : { name, ok: false, detail: `${found} does not answer in ${CHECK_TIMEOUT_MS / 1000} s` };
+  } catch {
+    // The reason may name a host or a user; it is in the log of whoever uses the connection.
+    return { name, ok: false, detail: `${found} cannot be reached` };
+  } finally {
+    timer.abort();
+  }
+}
+
+function listenError(error: unknown, { host, port }: Config): unknown {
+  if (!(error instanceof Error) || !('code' in error)) return error;
+  switch (error.code) {
+    case 'EADDRINUSE':
+      return new ExpectedError(
+        `Port ${port} on ${host} is in use. Stop what listens there, or set PORT to another port (0 takes a free one).`,
+      );
+    case 'EACCES':
+      return new ExpectedError(`Port ${port} on ${host} is not for ordinary users. Set PORT to 1024 or more.`);
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+      return new ExpectedError(
+        `HOST ${host} is not an address of this machine. Use 127.0.0.1, or 0.0.0.0 for all of them.`,
+      );
+    default:
+      return error;
+  }
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.');
+}

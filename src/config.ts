@@ -1,0 +1,276 @@
+/**
+ * The configuration: one typed object from the environment, checked at the start. `CONFIG_VARIABLES` is the only place
+ * that names a variable; the help text and the operations guide are printed from it.
+ */
+import { availableParallelism } from 'node:os';
+import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ExpectedError } from './errors.js';
+
+export type ExecutionProviderSetting = 'auto' | 'cuda' | 'cpu';
+export type LogFormat = 'auto' | 'json' | 'pretty';
+export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+export interface Config {
+  readonly host: string;
+  readonly port: number;
+  /** Undefined: the embedded database. */
+  readonly databaseUrl: string | undefined;
+  /** Undefined: the queue lives in PostgreSQL. */
+  readonly redisUrl: string | undefined;
+  /** Absolute path. */
+  readonly dataDir: string;
+  readonly executionProvider: ExecutionProviderSetting;
+  /** Absolute path. */
+  readonly modelDir: string;
+  readonly workerConcurrency: number;
+  readonly inferenceThreads: number;
+  readonly maxImageBytes: number;
+  readonly maxImagePixels: number;
+  readonly maxImages: number;
+  readonly maxRequestBytes: number;
+  readonly maxFieldBytes: number;
+  readonly maxQueueDepth: number;
+  readonly maxWaitSeconds: number;
+  readonly uploadTimeoutSeconds: number;
+  /** 0: kept for ever. */
+  readonly retentionDays: number;
+  readonly maxAnalysisAgeMinutes: number;
+  readonly shutdownTimeoutSeconds: number;
+  /** `whsec_…`; undefined: one is made and kept in the data folder. */
+  readonly webhookSecret: string | undefined;
+  readonly logLevel: LogLevel;
+  readonly logFormat: LogFormat;
+  /** Where receivers of webhooks reach this service; undefined: links are relative. */
+  readonly publicUrl: string | undefined;
+}
+
+export interface ConfigVariable {
+  readonly name: string;
+  readonly key: keyof Config;
+  /** As a person would set it; null: not set. */
+  readonly default: string | null;
+  readonly meaning: string;
+  readonly parse: (text: string) => Config[keyof Config];
+}
+
+const MIB = 1024 * 1024;
+/** PostgreSQL stores at most 1 GiB in one value; decoding takes several times the file besides. */
+const LARGEST_IMAGE_BYTES = 400 * MIB;
+const THREADS = availableParallelism();
+const PACKAGE_ROOT = fileURLToPath(new URL('..', import.meta.url));
+
+export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
+  variable(
+    'HOST',
+    'host',
+    '127.0.0.1',
+    'Address to listen on. Until API keys exist, keep it on this machine.',
+    hostName,
+  ),
+  variable('PORT', 'port', '3000', 'Port to listen on; 0 takes a free one.', integer(0, 65_535)),
+  variable(
+    'DATABASE_URL',
+    'databaseUrl',
+    null,
+    'PostgreSQL server (postgresql://user:password@host/database, version 14 or newer). Not set: an embedded PostgreSQL in DATA_DIR.',
+    urlOf('postgresql:', 'postgres:'),
+  ),
+  variable(
+    'REDIS_URL',
+    'redisUrl',
+    null,
+    'Redis server for the queue (redis://host:6379). Not set: the queue lives in PostgreSQL.',
+    urlOf('redis:', 'rediss:'),
+  ),
+  variable(
+    'DATA_DIR',
+    'dataDir',
+    './data',
+    'Folder of the embedded database and of the secrets that the service makes for itself.',
+    (text) => resolve(text),
+  ),
+  variable(
+    'EXECUTION_PROVIDER',
+    'executionProvider',
+    'auto',
+    'Where the networks run: cuda refuses to start without a GPU, auto falls back to cpu and logs why.',
+    oneOf('auto', 'cuda', 'cpu'),
+  ),
+  variable(
+    'MODEL_DIR',
+    'modelDir',
+    'models/sg-cldff/1.0.0',
+    'Folder of the model (manifest.json and ONNX files), relative to the program.',
+    (text) => resolve(PACKAGE_ROOT, text),
+  ),
+  variable(
+    'WORKER_CONCURRENCY',
+    'workerConcurrency',
+    String(Math.min(8, THREADS)),
+    'Images that one process analyses at the same time. Default: the number of processor cores, at most 8.',
+    integer(1, 64),
+  ),
+  variable(
+    'INFERENCE_THREADS',
+    'inferenceThreads',
+    String(THREADS),
+    'Processor threads for the networks. Default: the number of processor cores.',
+    integer(1, 256),
+  ),
+  variable(
+    'MAX_IMAGE_BYTES',
+    'maxImageBytes',
+    String(128 * MIB),
+    'Largest image file in bytes.',
+    integer(1024, LARGEST_IMAGE_BYTES),
+  ),
+  variable(
+    'MAX_IMAGE_PIXELS',
+    'maxImagePixels',
+    '100000000',
+    'Largest image in pixels (width times height), checked before it is decoded.',
+    integer(1, 1_000_000_000),
+  ),
+  variable('MAX_IMAGES', 'maxImages', '200', 'Most images in one analysis.', integer(1, 10_000)),
+  variable(
+    'MAX_REQUEST_BYTES',
+    'maxRequestBytes',
+    String(512 * MIB),
+    'Largest request in bytes, all images together.',
+    integer(1024, 16 * 1024 * MIB),
+  ),
+  variable('MAX_FIELD_BYTES', 'maxFieldBytes', '65536', 'Largest form field in bytes.', integer(64, MIB)),
+  variable(
+    'MAX_QUEUE_DEPTH',
+    'maxQueueDepth',
+    '2000',
+    'Images that may wait; more are refused with 429 and Retry-After.',
+    integer(1, 10_000_000),
+  ),
+  variable('MAX_WAIT_SECONDS', 'maxWaitSeconds', '60', 'Longest `Prefer: wait` in seconds.', integer(0, 600)),
+  variable(
+    'UPLOAD_TIMEOUT_SECONDS',
+    'uploadTimeoutSeconds',
+    '300',
+    'Longest time that one upload may take, in seconds.',
+    integer(1, 86_400),
+  ),
+  variable(
+    'RETENTION_DAYS',
+    'retentionDays',
+    '90',
+    'Analyses are removed with their images and results after this many days; 0 keeps them for ever.',
+    integer(0, 36_500),
+  ),
+  variable(
+    'MAX_ANALYSIS_AGE_MINUTES',
+    'maxAnalysisAgeMinutes',
+    '240',
+    'An analysis that has not ended after this many minutes fails.',
+    integer(1, 100_000),
+  ),
+  variable(
+    'SHUTDOWN_TIMEOUT_SECONDS',
+    'shutdownTimeoutSeconds',
+    '25',
+    'Time that running images get at a shutdown; what is not done then is done after the next start.',
+    integer(1, 600),
+  ),
+  variable(
+    'WEBHOOK_SECRET',
+    'webhookSecret',
+    null,
+    'Secret that signs webhooks (whsec_ and 24 to 64 bytes in base64). Not set: one is made and kept in DATA_DIR/webhook-secret.',
+    webhookSecret,
+  ),
+  variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
+  variable(
+    'LOG_FORMAT',
+    'logFormat',
+    'auto',
+    'json, pretty, or auto: pretty in a terminal, json elsewhere and with NODE_ENV=production.',
+    oneOf('auto', 'json', 'pretty'),
+  ),
+  variable(
+    'PUBLIC_URL',
+    'publicUrl',
+    null,
+    'Address under which others reach this service, for the links in webhooks.',
+    urlOf('http:', 'https:'),
+  ),
+];
+
+/** Reads the configuration. Throws `ExpectedError` that names every variable with a value that cannot be used. */
+export function loadConfig(env: Readonly<Record<string, string | undefined>>): Config {
+  const values: Partial<Record<keyof Config, Config[keyof Config]>> = {};
+  const faults: string[] = [];
+  for (const { name, key, default: fallback, parse } of CONFIG_VARIABLES) {
+    // An empty variable is how compose files and systemd units say "not set".
+    const given = env[name]?.trim();
+    const text = given === undefined || given === '' ? fallback : given;
+    if (text === null) {
+      values[key] = undefined;
+      continue;
+    }
+    try {
+      values[key] = parse(text);
+    } catch (error) {
+      faults.push(`${name} ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  if (faults.length > 0) throw new ExpectedError(`The configuration cannot be used: ${faults.join('; ')}.`);
+  return values as Config;
+}
+
+function variable<K extends keyof Config>(
+  name: string,
+  key: K,
+  fallback: string | null,
+  meaning: string,
+  parse: (text: string) => Exclude<Config[K], undefined>,
+): ConfigVariable {
+  return { name, key, default: fallback, meaning, parse };
+}
+
+function integer(lowest: number, highest: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < lowest || value > highest) {
+      throw new Error(`must be a whole number from ${lowest} to ${highest}, not "${text}"`);
+    }
+    return value;
+  };
+}
+
+function oneOf<T extends string>(...allowed: readonly T[]): (text: string) => T {
+  return (text) => {
+    const found = allowed.find((word) => word === text.toLowerCase());
+    if (found === undefined) throw new Error(`must be one of ${allowed.join(', ')}, not "${text}"`);
+    return found;
+  };
+}
+
+/** The value may hold a password: messages never repeat it. */
+function urlOf(...protocols: readonly string[]): (text: string) => string {
+  return (text) => {
+    const wanted = protocols.map((protocol) => `${protocol}//`).join(' or ');
+    if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol))
+      throw new Error(`must be a URL with ${wanted}`);
+    return text;
+  };
+}
+
+function hostName(text: string): string {
+  if (/[\s/]/.test(text) || text.includes('://')) throw new Error(`must be an address or a host name, not "${text}"`);
+  return text;
+}
+
+function webhookSecret(text: string): string {
+  const bytes = Buffer.from(text.replace(/^whsec_/, ''), 'base64').length;
+  if (!/^whsec_[A-Za-z0-9+/]+={0,2}$/.test(text) || bytes < 24 || bytes > 64) {
+    throw new Error('must be whsec_ followed by 24 to 64 bytes in base64');
+  }
+  return text;
+}

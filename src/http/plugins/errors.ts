@@ -1,0 +1,144 @@
+/** Every answer that is not a success leaves through here, as a problem document. */
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { isDatabaseUnavailable, isStorageFull } from '../database-errors.js';
+import { type ProblemCause, ProblemError, type ProblemSlug, problemDocument } from '../problems.js';
+import { ClientGoneError } from '../upload/receive.js';
+
+const PROBLEM_MEDIA_TYPE = 'application/problem+json';
+
+export function registerErrors(app: FastifyInstance): void {
+  const allowedMethods = trackRoutes(app);
+  const missing = (request: FastifyRequest) => missingProblem(request, allowedMethods(pathOf(request)));
+
+  app.setNotFoundHandler(async (request, reply) => sendProblem(request, reply, missing(request)));
+
+  app.setErrorHandler(async (error: FastifyError, request, reply) => {
+    // Fastify checks the body of some methods before it finds that nobody takes them.
+    const problem = request.is404 && !(error instanceof ProblemError) ? missing(request) : toProblem(error);
+    if (problem.slug === 'internal-error') {
+      request.log.error({ fault: loggable(error) }, 'request failed unexpectedly');
+    } else if (problem.slug === 'database-unavailable' || problem.slug === 'storage-full') {
+      request.log.warn({ fault: loggable(error) }, problem.message);
+    }
+    return sendProblem(request, reply, problem);
+  });
+}
+
+/** The problem of a path or a method that does not exist. */
+function missingProblem(request: FastifyRequest, allow: readonly string[]): ProblemError {
+  if (allow.length === 0) return new ProblemError('not-found');
+  return new ProblemError('method-not-allowed', {
+    detail: `This address takes ${allow.join(', ')}, not ${request.method}.`,
+    headers: { allow: allow.join(', ') },
+  });
+}
+
+/** Path of a request without its query, which may hold an accession number. */
+export function pathOf(request: FastifyRequest): string {
+  return request.url.split('?', 1)[0] ?? '/';
+}
+
+function sendProblem(request: FastifyRequest, reply: FastifyReply, problem: ProblemError): FastifyReply {
+  const document = problemDocument(problem, { path: pathOf(request), requestId: request.id });
+  return reply
+    .code(problem.statusCode)
+    .headers({ 'cache-control': 'no-store', ...problem.headers })
+    .type(PROBLEM_MEDIA_TYPE)
+    .send(JSON.stringify(document));
+}
+
+/** A problem document for what fails before there is a request that could carry a path. */
+export function problemResponseText(slug: ProblemSlug, id: string): { status: number; type: string; body: string } {
+  const problem = new ProblemError(slug);
+  const document = problemDocument(problem, { path: '/', requestId: id });
+  return { status: problem.statusCode, type: PROBLEM_MEDIA_TYPE, body: JSON.stringify(document) };
+}
+
+function toProblem(error: FastifyError): ProblemError {
+  if (error instanceof ProblemError) return error;
+  // Nobody reads the answer to a client that left; the document only has to be a document.
+  if (error instanceof ClientGoneError) return new ProblemError('malformed-multipart', { cause: error });
+  if (error.validation !== undefined) {
+    return new ProblemError('invalid-parameters', { errors: error.validation.map((entry) => parameterCause(entry)) });
+  }
+  const known = FASTIFY_PROBLEMS[error.code];
+  if (known !== undefined) return new ProblemError(known, { cause: error });
+  if (isStorageFull(error)) return new ProblemError('storage-full', { cause: error });
+  if (isDatabaseUnavailable(error)) {
+    return new ProblemError('database-unavailable', { headers: { 'retry-after': '5' }, cause: error });
+  }
+  if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
+    return new ProblemError('malformed-request', { cause: error });
+  }
+  return new ProblemError('internal-error', { cause: error });
+}
+
+/** What Fastify itself refuses. */
+const FASTIFY_PROBLEMS: Readonly<Record<string, ProblemSlug>> = {
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupported-media-type',
+  FST_ERR_CTP_BODY_TOO_LARGE: 'request-too-large',
+  FST_ERR_NOT_FOUND: 'not-found',
+};
+
+/** One Ajv error, without the value that caused it. */
+function parameterCause(entry: NonNullable<FastifyError['validation']>[number]): ProblemCause {
+  const { keyword, params, message } = entry;
+  if (keyword === 'additionalProperties') {
+    return { field: String(params['additionalProperty']), detail: 'There is no such parameter.' };
+  }
+  const field = entry.instancePath.replace(/^\//, '').replaceAll('/', '.') || String(params['missingProperty'] ?? '');
+  if (keyword === 'enum') {
+    return { field, detail: `Use one of: ${(params['allowedValues'] as readonly unknown[]).join(', ')}.` };
+  }
+  if (keyword === 'pattern') return { field, detail: 'The value does not have the form that the parameter takes.' };
+  return { field, detail: `The value ${message ?? 'is not valid'}.` };
+}
+
+/**
+ * Of an unexpected error, what may go into a log: database clients write the values of a failed statement into their
+ * messages, and those can be accession numbers. The frames of the stack are enough to find the place.
+ */
+export function loggable(error: Error): { name: string; code?: string; message?: string; frames: string[] } {
+  const code = (error as NodeJS.ErrnoException).code;
+  const hidesMessage = /prisma|driveradapter|databaseerror/i.test(error.name);
+  return {
+    name: error.name,
+    ...(code === undefined ? {} : { code: String(code) }),
+    ...(hidesMessage ? {} : { message: error.message }),
+    frames: (error.stack ?? '')
+      .split('\n')
+      .filter((line) => /^\s+at /.test(line))
+      .slice(0, 12)
+      .map((line) => line.trim()),
+  };
+}
+
+/**
+ * Remembers which methods each address has: Fastify answers 404 also where only the method is wrong.
+ * @returns The methods of a path, sorted; empty for a path that is no address.
+ */
+function trackRoutes(app: FastifyInstance): (path: string) => string[] {
+  const methodsByPattern = new Map<string, { segments: string[]; methods: Set<string> }>();
+  app.addHook('onRoute', ({ url, method }) => {
+    const route = methodsByPattern.get(url) ?? { segments: url.split('/'), methods: new Set<string>() };
+    for (const name of [method].flat()) route.methods.add(name);
+    methodsByPattern.set(url, route);
+  });
+  return (path) => {
+    const segments = path.replace(/(?<=.)\/$/, '').split('/');
+    const found = new Set<string>();
+    for (const route of methodsByPattern.values()) {
+      if (matches(route.segments, segments)) for (const method of route.methods) found.add(method);
+    }
+    return [...found].sort();
+  };
+}
+
+function matches(pattern: readonly string[], path: readonly string[]): boolean {
+  if (pattern.at(-1) === '*') return path.length >= pattern.length && pattern.slice(0, -1).every(same);
+  return pattern.length === path.length && pattern.every(same);
+
+  function same(segment: string, i: number): boolean {
+    return segment.startsWith(':') ? path[i] !== '' : segment === path[i];
+  }
+}

@@ -1,0 +1,199 @@
+/** The contract: an OpenAPI 3.1 document made from the schemas of the routes, and the pages that show it. */
+import swagger from '@fastify/swagger';
+import swaggerUi from '@fastify/swagger-ui';
+import type { OpenAPIV3_1 } from 'openapi-types';
+import type { HttpDeps } from '../deps.js';
+import { PROBLEM_TYPE_BASE, PROBLEMS, type ProblemSlug } from '../problems.js';
+import { healthSchemas } from '../routes/health.js';
+import { homeSchema } from '../routes/home.js';
+import { analysisSchemas } from '../schemas/analysis.js';
+import { EXAMPLES } from '../schemas/examples.js';
+import { ProblemSchema } from '../schemas/problem.js';
+import { WebhookEventSchema } from '../schemas/webhook.js';
+import type { App } from '../types.js';
+
+/** What any address may answer, because it can happen before the address is looked at. */
+const EVERYWHERE: readonly ProblemSlug[] = [
+  'malformed-request',
+  'not-acceptable',
+  'header-too-large',
+  'internal-error',
+  'shutting-down',
+  'database-unavailable',
+];
+
+const DESCRIPTION = [
+  'Finds every white blood cell in photographs of blood smears, outlines and classifies it with the SG-CLDFF network, and answers with a differential count that says how sure it is and when a person must look.',
+  'Post images to `/analyze`; read the result under the address in `Location`. Results are preliminary until a person has reviewed them. Every error is an RFC 9457 problem document whose `type` is stable and whose `detail` says what to do.',
+].join('\n\n');
+
+export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
+  const schemas = [ProblemSchema, ...analysisSchemas, ...healthSchemas, homeSchema, WebhookEventSchema];
+  for (const schema of schemas) app.addSchema(schema);
+
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Leukodiff',
+        version: deps.version,
+        description: DESCRIPTION,
+        license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } as OpenAPIV3_1.LicenseObject,
+      },
+      servers: [{ url: deps.config.publicUrl ?? '/' }],
+      // Keys come with the integration; until then the service listens on the loopback address only.
+      security: [],
+      tags: [
+        { name: 'Analyses', description: 'Orders with their images, and what was found.' },
+        { name: 'Images', description: 'The posted images and pictures of their results.' },
+        { name: 'Cells', description: 'The found cells, one by one.' },
+        { name: 'Operation', description: 'For those who run the service.' },
+      ],
+    },
+    refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => String(json['$id'] ?? `schema-${i}`) },
+    transformObject: (parts) => {
+      if (!('openapiObject' in parts)) return parts.swaggerObject;
+      return complete(parts.openapiObject as OpenAPIV3_1.Document, deps) as typeof parts.openapiObject;
+    },
+  });
+
+  await app.register(swaggerUi, {
+    routePrefix: '/docs',
+    staticCSP: true,
+    // The page sets style attributes from its own script; other hosts, which the default allows, it never asks.
+    transformStaticCSP: (header) => header.replace("style-src 'self' https:", "style-src 'self' 'unsafe-inline'"),
+    theme: { title: 'Leukodiff' },
+    uiConfig: { displayRequestDuration: true, tryItOutEnabled: true },
+  });
+
+  let document: string | undefined;
+  app.get('/openapi.json', { schema: { hide: true }, config: { produces: 'application/json' } }, (_request, reply) => {
+    document ??= JSON.stringify(app.swagger());
+    return reply.type('application/json').send(document);
+  });
+}
+
+type Operation = OpenAPIV3_1.OperationObject & { 'x-problems'?: readonly ProblemSlug[] };
+
+/** Adds what route schemas cannot say: the problems with their examples, and the encoding of the multipart form. */
+function complete(document: OpenAPIV3_1.Document, deps: HttpDeps): OpenAPIV3_1.Document {
+  const used = new Set<ProblemSlug>();
+  for (const item of Object.values(document.paths ?? {})) {
+    for (const operation of [item?.get, item?.post, item?.delete] as (Operation | undefined)[]) {
+      if (operation === undefined) continue;
+      for (const answer of Object.values(operation.responses ?? {})) addExample(answer as OpenAPIV3_1.ResponseObject);
+      const slugs = [...(operation['x-problems'] ?? []), ...EVERYWHERE];
+      operation.responses = { ...operation.responses, ...problemResponses(slugs) };
+      delete operation['x-problems'];
+      for (const slug of slugs) used.add(slug);
+    }
+  }
+  const slugs = (Object.keys(PROBLEMS) as ProblemSlug[]).filter((slug) => used.has(slug));
+  document.components = {
+    ...document.components,
+    examples: Object.fromEntries(slugs.map((slug) => [slug, example(slug)])),
+  };
+  completeForm(document, deps);
+  document.webhooks = { 'analysis.ended': ENDED_WEBHOOK };
+  return document;
+}
+
+function addExample(answer: OpenAPIV3_1.ResponseObject): void {
+  const media = answer.content?.['application/json'];
+  const reference = media?.schema !== undefined && '$ref' in media.schema ? media.schema.$ref : '';
+  const example = EXAMPLES[reference.replace('#/components/schemas/', '')];
+  if (media !== undefined && example !== undefined) media.example = example;
+}
+
+const webhookHeader = (name: string, description: string): OpenAPIV3_1.ParameterObject => ({
+  name,
+  in: 'header',
+  required: true,
+  description,
+  schema: { type: 'string' },
+});
+
+const ENDED_WEBHOOK: OpenAPIV3_1.PathItemObject = {
+  post: {
+    operationId: 'analysisEnded',
+    tags: ['Analyses'],
+    summary: 'An analysis has ended',
+    description:
+      'Sent to `callbackUrl` as a Standard Webhook, and sent again with growing pauses until it is answered with 2xx.',
+    parameters: [
+      webhookHeader('webhook-id', 'The same over all attempts: what came before can be dropped.'),
+      webhookHeader('webhook-timestamp', 'Of this attempt, seconds since 1970.'),
+      webhookHeader(
+        'webhook-signature',
+        '`v1,` and the HMAC-SHA256 over `id.timestamp.body` in base64; may be several.',
+      ),
+    ],
+    requestBody: {
+      required: true,
+      content: {
+        'application/json': {
+          schema: { $ref: '#/components/schemas/WebhookEvent' },
+          example: EXAMPLES['WebhookEvent'],
+        },
+      },
+    },
+    responses: {
+      '2XX': { description: 'Received.' },
+      '4XX': { description: 'Refused; it will be sent again.' },
+    },
+  },
+};
+
+/** One response for each status, with an example for each problem. */
+function problemResponses(slugs: readonly ProblemSlug[]): OpenAPIV3_1.ResponsesObject {
+  const responses: Record<string, OpenAPIV3_1.ResponseObject> = {};
+  const statuses = [...new Set(slugs.map((slug) => PROBLEMS[slug].status))].sort((a, b) => a - b);
+  for (const status of statuses) {
+    const kinds = [...new Set(slugs)].filter((slug) => PROBLEMS[slug].status === status);
+    const retries = [409, 429, 503].includes(status);
+    responses[status] = {
+      description: kinds.map((slug) => `\`${slug}\`: ${PROBLEMS[slug].title}.`).join(' '),
+      headers: {
+        'X-Request-Id': { description: 'Names the request in the log of the service.', schema: { type: 'string' } },
+        ...(retries
+          ? { 'Retry-After': { description: 'Seconds after which to try again.', schema: { type: 'integer' } } }
+          : {}),
+      },
+      content: {
+        'application/problem+json': {
+          schema: { $ref: '#/components/schemas/Problem' },
+          examples: Object.fromEntries(kinds.map((slug) => [slug, { $ref: `#/components/examples/${slug}` }])),
+        },
+      },
+    };
+  }
+  return responses;
+}
+
+function example(slug: ProblemSlug): OpenAPIV3_1.ExampleObject {
+  const { title, status, advice } = PROBLEMS[slug];
+  return {
+    summary: title,
+    value: {
+      type: `${PROBLEM_TYPE_BASE}${slug}`,
+      title,
+      status,
+      detail: advice,
+      instance: '/analyses/0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e',
+      requestId: 'b8f7a1de-6a0e-4a35-8a6e-5d4f2c1b0a99',
+    },
+  };
+}
+
+function completeForm(document: OpenAPIV3_1.Document, deps: HttpDeps): void {
+  const body = document.paths?.['/analyze']?.post?.requestBody;
+  const form = body !== undefined && 'content' in body ? body.content['multipart/form-data'] : undefined;
+  if (form === undefined) return;
+  form.encoding = {
+    images: { contentType: 'image/jpeg, image/png, image/tiff, image/webp, image/bmp, application/octet-stream' },
+    metadata: { contentType: 'application/json, text/plain' },
+  };
+  const { maxImages, maxImageBytes, maxRequestBytes, maxFieldBytes } = deps.config;
+  (body as OpenAPIV3_1.RequestBodyObject).description =
+    `At most ${maxImages} images of at most ${maxImageBytes} bytes, ${maxRequestBytes} bytes together, ${maxFieldBytes} bytes a field.`;
+}

@@ -1,0 +1,229 @@
+/**
+ * Every problem that the service answers with, in one table (RFC 9457). `type` is `https://leukodiff.dev/problems/` and
+ * the slug; a slug is never renamed or given another meaning, because integrators branch on it.
+ */
+
+export const PROBLEM_TYPE_BASE = 'https://leukodiff.dev/problems/';
+
+interface ProblemKind {
+  readonly title: string;
+  readonly status: number;
+  /** What the caller can do: the `detail` where the place that throws knows nothing better. */
+  readonly advice: string;
+}
+
+export const PROBLEMS = {
+  'malformed-request': {
+    title: 'The request is not well-formed HTTP',
+    status: 400,
+    advice: 'Check the request line, the headers and the transfer encoding that the client writes.',
+  },
+  'malformed-multipart': {
+    title: 'The multipart body cannot be read',
+    status: 400,
+    advice:
+      'Send multipart/form-data whose Content-Type header names the boundary that the body uses, complete to its closing boundary. Let the HTTP library set the header. Example: curl -F images=@smear.jpg http://127.0.0.1:3000/analyze',
+  },
+  'unknown-field': {
+    title: 'The form has a field that does not exist',
+    status: 400,
+    advice: 'Correct or remove the fields named in `errors`; nothing was stored.',
+  },
+  'invalid-parameters': {
+    title: 'A path or query parameter is not valid',
+    status: 400,
+    advice: 'Correct the parameters named in `errors`.',
+  },
+  'not-found': {
+    title: 'Nothing is found at this address',
+    status: 404,
+    advice: 'Check the address; GET /docs lists every address of this service.',
+  },
+  'analysis-not-found': {
+    title: 'There is no such analysis',
+    status: 404,
+    advice: 'Check the id. It may have been deleted, on request or by the retention period.',
+  },
+  'image-not-found': {
+    title: 'The analysis has no such image',
+    status: 404,
+    advice: 'GET /analyses/{id} lists the images with their indexes.',
+  },
+  'cell-not-found': {
+    title: 'The analysis has no such cell',
+    status: 404,
+    advice: 'GET /analyses/{id}/cells lists the cells with their ids.',
+  },
+  'method-not-allowed': {
+    title: 'This address does not take this method',
+    status: 405,
+    advice: 'Use one of the methods in the Allow header.',
+  },
+  'not-acceptable': {
+    title: 'The answer does not exist in a media type that the request accepts',
+    status: 406,
+    advice: 'Leave the Accept header out, or accept the media type that the detail names.',
+  },
+  'upload-timeout': {
+    title: 'The upload took too long',
+    status: 408,
+    advice: 'Nothing was stored. Send fewer or smaller images in one request, or raise UPLOAD_TIMEOUT_SECONDS.',
+  },
+  'analysis-not-finished': {
+    title: 'The analysis is not finished',
+    status: 409,
+    advice: 'Ask again after the seconds in Retry-After.',
+  },
+  'image-failed': {
+    title: 'The image could not be analysed',
+    status: 409,
+    advice: 'There is nothing to draw for this image. GET /analyses/{id} states why under images[].problem.',
+  },
+  'too-many-images': {
+    title: 'The request has too many images',
+    status: 413,
+    advice: 'Nothing was stored. Send the images in several requests, or raise MAX_IMAGES.',
+  },
+  'too-many-fields': {
+    title: 'The form has too many parts',
+    status: 413,
+    advice: 'Nothing was stored. Send every field once.',
+  },
+  'request-too-large': {
+    title: 'The request is too large',
+    status: 413,
+    advice: 'Nothing was stored. Send the images in several requests, or raise MAX_REQUEST_BYTES.',
+  },
+  'image-too-large': {
+    title: 'An image is too large',
+    status: 413,
+    advice:
+      'Nothing was stored. Send the field in tiles or at a lower resolution, or raise MAX_IMAGE_BYTES or MAX_IMAGE_PIXELS.',
+  },
+  'unsupported-media-type': {
+    title: 'The body is not in a media type that this address takes',
+    status: 415,
+    advice:
+      'Send the images as multipart/form-data in the field `images`. Example: curl -F images=@smear.jpg http://127.0.0.1:3000/analyze',
+  },
+  'unsupported-image-format': {
+    title: 'A file is not an image in a supported format',
+    status: 415,
+    advice: 'Nothing was stored. Send JPEG, PNG, TIFF, WebP or BMP; the content decides, not the file name.',
+  },
+  'invalid-fields': {
+    title: 'Form fields are missing or have values that cannot be used',
+    status: 422,
+    advice: 'Nothing was stored. Correct the fields named in `errors` and send the request again.',
+  },
+  'invalid-image': {
+    title: 'A file is an image that cannot be read',
+    status: 422,
+    advice: 'Nothing was stored. Export the files named in `errors` again and send the request again.',
+  },
+  'queue-full': {
+    title: 'Too many images are waiting',
+    status: 429,
+    advice: 'Nothing was stored. Send the request again after the seconds in Retry-After.',
+  },
+  'header-too-large': {
+    title: 'The request headers are too large',
+    status: 431,
+    advice: 'Send fewer or shorter headers and cookies.',
+  },
+  'internal-error': {
+    title: 'The service failed',
+    status: 500,
+    advice: 'This is a defect of the service. Report it with the `requestId`, which the log carries too.',
+  },
+  'storage-full': {
+    title: 'The service has no room left',
+    status: 507,
+    advice:
+      'Nothing was stored. Free space on the disk of the service or of its database, then send the request again.',
+  },
+  'not-ready': {
+    title: 'The service is not ready',
+    status: 503,
+    advice: 'What is missing is named in `errors`. Send no orders here until GET /health/ready answers 200.',
+  },
+  'shutting-down': {
+    title: 'The service is shutting down',
+    status: 503,
+    advice: 'Nothing was stored. Send the request again after the seconds in Retry-After.',
+  },
+  'database-unavailable': {
+    title: 'The database cannot be reached',
+    status: 503,
+    advice:
+      'Nothing was stored. Send the request again after the seconds in Retry-After; GET /health/ready tells when the database is back.',
+  },
+} as const satisfies Record<string, ProblemKind>;
+
+export type ProblemSlug = keyof typeof PROBLEMS;
+
+/** One thing that is wrong; a problem with several causes lists them all, so that one round of correction is enough. */
+export interface ProblemCause {
+  /** The field, parameter or file: `targetCells`, `images[3]`. Never its value. */
+  readonly field: string;
+  readonly detail: string;
+  /** Slug of this cause where it differs between the causes of one problem. */
+  readonly code?: string;
+  /** The name that a file came with. */
+  readonly filename?: string;
+}
+
+/** The document itself, as it is sent with `application/problem+json`. */
+export interface ProblemDocument {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly detail: string;
+  /** Path of the request, without its query (which may hold an accession number). */
+  readonly instance: string;
+  readonly requestId: string;
+  readonly errors?: readonly ProblemCause[];
+}
+
+export interface ProblemOptions {
+  readonly detail?: string;
+  readonly errors?: readonly ProblemCause[];
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly cause?: unknown;
+}
+
+/** Thrown anywhere below a route; the error handler turns it into the answer. */
+export class ProblemError extends Error {
+  override readonly name = 'ProblemError';
+  readonly slug: ProblemSlug;
+  readonly statusCode: number;
+  readonly detail: string;
+  readonly errors: readonly ProblemCause[] | undefined;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(slug: ProblemSlug, options: ProblemOptions = {}) {
+    const kind = PROBLEMS[slug];
+    super(kind.title, options.cause === undefined ? undefined : { cause: options.cause });
+    this.slug = slug;
+    this.statusCode = kind.status;
+    this.detail = options.detail ?? kind.advice;
+    this.errors = options.errors;
+    this.headers = options.headers ?? {};
+  }
+}
+
+/** The document of `problem` as the answer to one request. */
+export function problemDocument(
+  problem: ProblemError,
+  request: { readonly path: string; readonly requestId: string },
+): ProblemDocument {
+  return {
+    type: `${PROBLEM_TYPE_BASE}${problem.slug}`,
+    title: PROBLEMS[problem.slug].title,
+    status: problem.statusCode,
+    detail: problem.detail,
+    instance: request.path,
+    requestId: request.requestId,
+    ...(problem.errors === undefined ? {} : { errors: problem.errors }),
+  };
+}

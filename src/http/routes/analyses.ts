@@ -1,0 +1,109 @@
+/** `/analyses` and `/analyses/{id}`. */
+import { deleteAnalysis, getAnalysisDocument, InvalidCursorError, listAnalyses } from '../../storage/analyses.js';
+import type { HttpDeps } from '../deps.js';
+import { nextPageLink, withAnalysisLinks, withSummaryLinks } from '../links.js';
+import { ProblemError } from '../problems.js';
+import { AnalysesQuery, AnalysisParams, IfNoneMatchHeader, NoQuery, PreferHeader } from '../schemas/parameters.js';
+import { emptyAnswer, HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
+import type { App } from '../types.js';
+import { finishedWithin, waitOf } from '../waiting.js';
+
+/** When to ask again for an analysis that is under way: most take a second or two. */
+export const POLL_SECONDS = 2;
+
+export function registerAnalyses(app: App, { config, database }: HttpDeps): void {
+  app.get(
+    '/analyses',
+    {
+      config: { produces: 'application/json' },
+      schema: {
+        operationId: 'listAnalyses',
+        tags: ['Analyses'],
+        summary: 'List analyses, newest first',
+        querystring: AnalysesQuery,
+        response: { 200: jsonAnswer('A page of analyses.', 'AnalysisList') },
+        ...problems('invalid-parameters'),
+      },
+    },
+    async (request, reply) => {
+      const { items, nextCursor } = await withCursor(() => listAnalyses(database, { limit: 20, ...request.query }));
+      reply.header('cache-control', 'no-store');
+      return {
+        items: items.map(withSummaryLinks),
+        nextCursor,
+        links: { next: nextPageLink('/analyses', request.query, nextCursor) },
+      };
+    },
+  );
+
+  app.get(
+    '/analyses/:id',
+    {
+      config: { produces: 'application/json', entityTag: true },
+      schema: {
+        operationId: 'getAnalysis',
+        tags: ['Analyses'],
+        summary: 'State and result of an analysis',
+        description:
+          'While the analysis is under way `Retry-After` says when to ask again. `Prefer: wait=N` waits for the end.',
+        params: AnalysisParams,
+        querystring: NoQuery,
+        headers: { ...PreferHeader, properties: { ...PreferHeader.properties, ...IfNoneMatchHeader.properties } },
+        response: {
+          200: jsonAnswer(
+            'The analysis.',
+            'Analysis',
+            HEADERS.entityTag,
+            HEADERS.retryAfter,
+            HEADERS.preferenceApplied,
+          ),
+          304: emptyAnswer('It has not changed since the ETag in If-None-Match.'),
+        },
+        ...problems('invalid-parameters', 'analysis-not-found'),
+      },
+    },
+    async (request, reply) => {
+      const { id } = request.params;
+      const waitSeconds = waitOf(request, reply, config.maxWaitSeconds);
+      const finished = waitSeconds === null ? null : await finishedWithin(database, id, waitSeconds, request);
+      if (finished !== null) return finished;
+      const document = await getAnalysisDocument(database, id);
+      if (document === null) throw new ProblemError('analysis-not-found');
+      if (document.completedAt === null) reply.header('retry-after', String(POLL_SECONDS));
+      return withAnalysisLinks(document);
+    },
+  );
+
+  app.delete(
+    '/analyses/:id',
+    {
+      schema: {
+        operationId: 'deleteAnalysis',
+        tags: ['Analyses'],
+        summary: 'Delete an analysis',
+        description: 'Removes the order, the images and every result, at once and for good.',
+        params: AnalysisParams,
+        querystring: NoQuery,
+        response: { 204: emptyAnswer('Deleted.') },
+        ...problems('invalid-parameters', 'analysis-not-found'),
+      },
+    },
+    async (request, reply) => {
+      if (!(await deleteAnalysis(database, request.params.id))) throw new ProblemError('analysis-not-found');
+      return reply.code(204).send();
+    },
+  );
+}
+
+/** A page, or the problem of a cursor that no page gave out. */
+export async function withCursor<T>(page: () => Promise<T>): Promise<T> {
+  try {
+    return await page();
+  } catch (error) {
+    if (!(error instanceof InvalidCursorError)) throw error;
+    throw new ProblemError('invalid-parameters', {
+      errors: [{ field: 'cursor', detail: 'Use `nextCursor` of the page before, with the same filters.' }],
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,157 @@
+/** `POST /analyze`: takes images and an order, commits them, and answers before they are analysed, or waits if asked. */
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { enqueueAnalysis } from '../../jobs/queues.js';
+import { countQueued, createAnalysis } from '../../storage/analyses.js';
+import type { HttpDeps } from '../deps.js';
+import { type AcceptedAnalysis, analysisLinks, type LinkedAnalysis } from '../links.js';
+import { loggable } from '../plugins/errors.js';
+import { ProblemError } from '../problems.js';
+import { analyzeFormSchema } from '../schemas/order.js';
+import { NoQuery, PreferHeader } from '../schemas/parameters.js';
+import { HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
+import type { App } from '../types.js';
+import { type Order, parseOrder } from '../upload/order-fields.js';
+import { type ProbedFile, probeFiles } from '../upload/probe.js';
+import { ClientGoneError, receiveUpload } from '../upload/receive.js';
+import { refusalOf } from '../upload/refusal.js';
+import { finishedWithin, waitOf } from '../waiting.js';
+
+/** How long a client is asked to stay away from a full queue: some images are done by then, on any machine. */
+const QUEUE_FULL_RETRY_SECONDS = 15;
+
+/** A queue that hangs must not hold back the answer to what is committed. */
+const ENQUEUE_TIMEOUT_MS = 3000;
+
+/** Images that a small machine finishes in a second: from it follows when it pays to ask for the result. */
+const IMAGES_PER_SECOND = 2;
+const MAX_RETRY_AFTER_SECONDS = 60;
+
+export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): void {
+  const { config, database } = deps;
+  app.route({
+    method: 'POST',
+    url: '/analyze',
+    config: { produces: 'application/json' },
+    // The body is a stream that the handler reads; its schema is documentation, and the parser of the form holds to it.
+    validatorCompiler: ({ schema, httpPart }) =>
+      httpPart === 'body' ? () => true : (app.validatorCompiler?.({ schema, httpPart } as never) ?? (() => true)),
+    schema: {
+      operationId: 'analyze',
+      tags: ['Analyses'],
+      summary: 'Analyse the images of a smear',
+      description:
+        'Takes 1 to 200 images of one smear with an optional order, as one atomic request: either everything is stored, or nothing. Fields and files may come in any order; an empty field counts as not sent. Once 202 is answered the analysis is committed and survives a restart. With `Prefer: wait=N` the finished analysis is answered at once if it is ready within N seconds.',
+      consumes: ['multipart/form-data'],
+      headers: PreferHeader,
+      querystring: NoQuery,
+      body: analyzeFormSchema(config.maxImages),
+      response: {
+        200: jsonAnswer(
+          'The finished analysis, after `Prefer: wait=N`.',
+          'Analysis',
+          HEADERS.location,
+          HEADERS.preferenceApplied,
+        ),
+        202: jsonAnswer(
+          'Accepted and stored; the result comes under `Location`.',
+          'AcceptedAnalysis',
+          HEADERS.location,
+          HEADERS.retryAfter,
+          HEADERS.preferenceApplied,
+        ),
+      },
+      ...problems(
+        'malformed-multipart',
+        'unknown-field',
+        'invalid-parameters',
+        'upload-timeout',
+        'too-many-images',
+        'too-many-fields',
+        'request-too-large',
+        'image-too-large',
+        'unsupported-media-type',
+        'unsupported-image-format',
+        'invalid-fields',
+        'invalid-image',
+        'queue-full',
+        'storage-full',
+      ),
+    },
+    handler: async (request, reply): Promise<AcceptedAnalysis | LinkedAnalysis> => {
+      const queued = await countQueued(database);
+      if (queued >= config.maxQueueDepth) throw queueFull(queued);
+
+      const { order, files, dispose } = await acceptUpload(request);
+      let id: string;
+      try {
+        ({ id } = await createAnalysis(database, { ...order, images: files.map(toNewImage) }));
+      } finally {
+        await dispose();
+      }
+      await enqueue(request, { id, imageCount: files.length, priority: order.priority });
+      return answer(request, reply, id, queued + files.length);
+    },
+  });
+
+  /** The form, read and found good; `dispose` must be called. Throws the problem that answers anything else. */
+  async function acceptUpload(
+    request: FastifyRequest,
+  ): Promise<{ order: Order; files: readonly ProbedFile[]; dispose: () => Promise<void> }> {
+    const upload = await receiveUpload(request, spoolDir, config);
+    try {
+      const { order, causes: fieldCauses } = parseOrder(upload.fields, config.maxFieldBytes);
+      const { files, causes: fileCauses } = await probeFiles(upload.files, config);
+      const refusal = refusalOf([...upload.causes, ...fieldCauses, ...fileCauses]);
+      if (refusal !== undefined) throw refusal;
+      // Nobody would learn the id of what is stored now, and whoever left will send it again.
+      if (request.raw.socket?.destroyed) throw new ClientGoneError('The client left after its upload.');
+      return { order, files, dispose: upload.dispose };
+    } catch (error) {
+      await upload.dispose();
+      throw error;
+    }
+  }
+
+  /** The analysis is committed: a queue that is away delays it until the sweep, and is no reason to refuse it. */
+  async function enqueue(request: FastifyRequest, analysis: Parameters<typeof enqueueAnalysis>[1]): Promise<void> {
+    const slow = AbortSignal.timeout(ENQUEUE_TIMEOUT_MS);
+    const tooSlow = new Promise<never>((_, reject) => {
+      slow.addEventListener('abort', () => reject(new Error('The queue did not answer in time.')), { once: true });
+    });
+    try {
+      await Promise.race([enqueueAnalysis(deps.queues, analysis), tooSlow]);
+    } catch (error) {
+      const reason = error instanceof Error ? loggable(error) : String(error);
+      request.log.warn({ analysisId: analysis.id, fault: reason }, 'not enqueued; the sweep will do it');
+    }
+  }
+
+  async function answer(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    id: string,
+    imagesAhead: number,
+  ): Promise<AcceptedAnalysis | LinkedAnalysis> {
+    const links = analysisLinks(id);
+    reply.header('location', links.self);
+    const waitSeconds = waitOf(request, reply, config.maxWaitSeconds);
+    const finished = waitSeconds === null ? null : await finishedWithin(database, id, waitSeconds, request);
+    if (finished !== null) return finished;
+    const retryAfter = Math.min(Math.ceil(imagesAhead / IMAGES_PER_SECOND), MAX_RETRY_AFTER_SECONDS);
+    reply.code(202).header('retry-after', String(retryAfter));
+    return { id, status: 'queued', links };
+  }
+
+  function queueFull(queued: number): ProblemError {
+    return new ProblemError('queue-full', {
+      detail: `${queued} images are waiting (at most ${config.maxQueueDepth}: MAX_QUEUE_DEPTH); nothing was stored. Send the request again after the seconds in Retry-After.`,
+      headers: { 'retry-after': String(QUEUE_FULL_RETRY_SECONDS) },
+    });
+  }
+}
+
+function toNewImage(file: ProbedFile) {
+  const { format, width, height } = file.probe;
+  const { filename, sha256, read } = file;
+  return { filename, contentType: `image/${format}`, bytes: read, sha256, width, height };
+}

@@ -1,0 +1,262 @@
+/** The public documents. Field names and meanings are those of `storage/documents.ts`; links are added by HTTP. */
+import { Type } from '@fastify/type-provider-typebox';
+import { CELL_TYPES, OTHER_CLASSES, WBC_CLASSES } from '../../hematology/cell-types.js';
+import { REVIEW_CODES } from '../../hematology/review-rules.js';
+import { ANALYSIS_STATUSES, PRIORITIES } from '../../storage/documents.js';
+import { literals, nullable } from './parameters.js';
+
+const dateTime = (description: string) => Type.String({ format: 'date-time', description });
+const share = (description: string) => Type.Number({ minimum: 0, maximum: 1, description });
+const link = (description: string) => Type.String({ format: 'uri-reference', description });
+
+const id = Type.String({ format: 'uuid', description: 'Id of the analysis (UUIDv7).' });
+const status = literals(ANALYSIS_STATUSES, {
+  description: '`completed` also when some images failed; `failed` only when all did.',
+});
+
+const AnalysisLinks = Type.Object(
+  { self: link('The analysis.'), cells: link('Its cells, a page at a time.') },
+  { $id: 'AnalysisLinks', title: 'AnalysisLinks' },
+);
+
+const StoredProblem = Type.Object(
+  {
+    code: Type.String({ description: 'Kind of the failure.', examples: ['image-truncated'] }),
+    title: Type.String(),
+    detail: Type.String({ description: 'What happened, and what to do about it.' }),
+  },
+  { $id: 'StoredProblem', title: 'StoredProblem', description: 'Why an image or an analysis failed.' },
+);
+
+const ImageQuality = Type.Object(
+  {
+    sharpness: Type.Number({ description: 'Variance of the Laplacian of the green channel; low means out of focus.' }),
+    brightness: share('Mean luminance.'),
+    clipped: share('Share of pixels at 0 or 255 in any channel.'),
+    background: share('Share of the field that is clear background.'),
+    flags: Type.Array(Type.String(), {
+      description: 'What a person should know about the picture.',
+      examples: [['out_of_focus']],
+    }),
+  },
+  { $id: 'ImageQuality', title: 'ImageQuality' },
+);
+
+const Model = Type.Object(
+  {
+    name: Type.String(),
+    version: Type.String(),
+    sha256: Type.String({ description: 'SHA-256 over the checksums of the model files, hexadecimal.' }),
+    executionProvider: literals(['cpu', 'cuda']),
+  },
+  { $id: 'Model', title: 'Model', description: 'The network that made this result.' },
+);
+
+const Image = Type.Object(
+  {
+    index: Type.Integer({ minimum: 0, description: 'Place in the request, from 0.' }),
+    filename: Type.String(),
+    contentType: Type.String({ description: 'What the file is, by its content.' }),
+    byteLength: Type.Integer({ minimum: 1 }),
+    sha256: Type.String({ description: 'SHA-256 of the posted bytes, hexadecimal.' }),
+    width: nullable(Type.Integer({ minimum: 1, description: 'Pixels, after the EXIF orientation.' })),
+    height: nullable(Type.Integer({ minimum: 1 })),
+    status,
+    micronsPerPixel: nullable(Type.Number({ description: 'µm per pixel of the posted image; null when unknown.' })),
+    scaleSource: nullable(
+      literals(['given', 'estimated', 'unknown'], { description: 'Where `micronsPerPixel` came from.' }),
+    ),
+    scaleConfidence: nullable(share('How sure the scale is; 1 when it was given.')),
+    quality: nullable(Type.Ref('ImageQuality')),
+    saliencyConsistency: nullable(share('Mean over the cells of this image; null without cells.')),
+    cellCount: nullable(Type.Integer({ minimum: 0, description: 'Found cells of every class.' })),
+    timingsMs: nullable(Type.Record(Type.String(), Type.Number(), { description: 'Stage durations in milliseconds.' })),
+    problem: nullable(Type.Ref('StoredProblem')),
+    links: Type.Object({
+      original: link('The posted bytes.'),
+      mask: link('Label mask, PNG: 0 background, 128 cytoplasm, 255 nucleus.'),
+      overlay: link('The posted image with its cells outlined and named, PNG.'),
+      saliency: link('Saliency map, PNG.'),
+      cells: link('The cells of this image.'),
+    }),
+  },
+  { $id: 'Image', title: 'Image' },
+);
+
+const percent = (description: string) => Type.Number({ minimum: 0, maximum: 100, description });
+
+const Differential = Type.Object(
+  {
+    totalWbc: Type.Integer({ minimum: 0, description: 'Counted white cells: the sum over `classes`.' }),
+    targetCells: Type.Integer({ minimum: 1, description: 'White cells that the order asked for.' }),
+    targetReached: Type.Boolean(),
+    denominator: literals(['totalWbc'], { description: 'What every `percent` is a share of.' }),
+    classes: Type.Array(
+      Type.Object({
+        class: literals(WBC_CLASSES),
+        count: Type.Integer({ minimum: 0 }),
+        percent: nullable(percent('Share of `totalWbc` in percent; null without white cells.')),
+        ci95: nullable(
+          Type.Object(
+            { low: percent('Lower bound.'), high: percent('Upper bound.') },
+            { description: '95 % Clopper–Pearson interval of `percent`.' },
+          ),
+        ),
+        absoluteCount: nullable(
+          Type.Number({ minimum: 0, description: '10*9/L; null where no WBC count came with the order.' }),
+        ),
+      }),
+      { description: 'Every white cell class, also those that were not seen.' },
+    ),
+    others: Type.Array(Type.Object({ class: literals(OTHER_CLASSES), count: Type.Integer({ minimum: 0 }) }), {
+      description: 'What was found beside white cells; in no percentage.',
+    }),
+    notCounted: Type.Integer({ minimum: 0, description: 'Cells that the border rule left out.' }),
+    countingRule: Type.String({ description: 'The border rule in words.' }),
+    nrbcPer100Wbc: nullable(Type.Number({ minimum: 0, description: 'Erythroblasts per 100 white cells.' })),
+    wbcCount: nullable(Type.Number({ minimum: 0, description: 'As it came with the order, 10*9/L.' })),
+    wbcCountCorrected: nullable(Type.Number({ minimum: 0, description: 'Without erythroblasts, 10*9/L.' })),
+  },
+  { $id: 'Differential', title: 'Differential' },
+);
+
+const Review = Type.Object(
+  {
+    required: Type.Boolean({ description: 'Whether a person must look before the result is used.' }),
+    reasons: Type.Array(
+      Type.Object({
+        code: literals(REVIEW_CODES, { description: 'Stable name of the reason; more may be added.' }),
+        message: Type.String({ description: 'What was seen and what to do.' }),
+        value: nullable(Type.Number({ description: 'What was measured, in the unit that the message names.' })),
+        threshold: nullable(Type.Number({ description: 'The limit that it was held against.' })),
+        images: Type.Array(Type.Integer({ minimum: 0 }), {
+          description: 'Indexes of the images concerned; empty where it concerns the analysis as a whole.',
+        }),
+      }),
+    ),
+  },
+  { $id: 'Review', title: 'Review', description: 'Results are preliminary until a person has signed them.' },
+);
+
+const optionalText = (description: string) => nullable(Type.String({ description }));
+
+const Analysis = Type.Object(
+  {
+    id,
+    status,
+    createdAt: dateTime('When the request was accepted.'),
+    startedAt: nullable(dateTime('When the first image was begun.')),
+    completedAt: nullable(dateTime('When the result was stored.')),
+    accessionNumber: optionalText('As posted.'),
+    specimenId: optionalText('As posted.'),
+    orderId: optionalText('As posted.'),
+    subjectId: optionalText('As posted.'),
+    site: optionalText('As posted.'),
+    collectedAt: nullable(dateTime('As posted, in UTC.')),
+    callbackUrl: optionalText('As posted.'),
+    priority: literals(PRIORITIES),
+    targetCells: Type.Integer({ minimum: 1 }),
+    wbcCount: nullable(Type.Number({ minimum: 0, description: 'As posted, 10*9/L.' })),
+    metadata: nullable(Type.Record(Type.String(), Type.Unknown(), { description: 'As posted.' })),
+    model: nullable(Type.Ref('Model')),
+    images: Type.Array(Type.Ref('Image')),
+    differential: nullable(Type.Ref('Differential')),
+    review: nullable(Type.Ref('Review')),
+    problem: nullable(Type.Ref('StoredProblem')),
+    links: Type.Ref('AnalysisLinks'),
+  },
+  { $id: 'Analysis', title: 'Analysis' },
+);
+
+const AcceptedAnalysis = Type.Object(
+  { id, status, links: Type.Ref('AnalysisLinks') },
+  { $id: 'AcceptedAnalysis', title: 'AcceptedAnalysis' },
+);
+
+const AnalysisSummary = Type.Object(
+  {
+    id,
+    status,
+    accessionNumber: optionalText('As posted.'),
+    specimenId: optionalText('As posted.'),
+    orderId: optionalText('As posted.'),
+    priority: literals(PRIORITIES),
+    createdAt: dateTime('When the request was accepted.'),
+    completedAt: nullable(dateTime('When the result was stored.')),
+    imageCount: Type.Integer({ minimum: 1 }),
+    totalWbc: nullable(Type.Integer({ minimum: 0, description: 'Null until completed.' })),
+    reviewRequired: nullable(Type.Boolean({ description: 'Null until completed.' })),
+    links: Type.Ref('AnalysisLinks'),
+  },
+  { $id: 'AnalysisSummary', title: 'AnalysisSummary' },
+);
+
+const PageLinks = Type.Object(
+  { next: nullable(link('The next page; null on the last.')) },
+  { $id: 'PageLinks', title: 'PageLinks' },
+);
+const nextCursor = nullable(Type.String({ description: 'For the query parameter `cursor`; null on the last page.' }));
+
+const AnalysisList = Type.Object(
+  { items: Type.Array(Type.Ref('AnalysisSummary')), nextCursor, links: Type.Ref('PageLinks') },
+  { $id: 'AnalysisList', title: 'AnalysisList', description: 'Newest first.' },
+);
+
+const Cell = Type.Object(
+  {
+    id: Type.String({ description: 'Index of the image, hyphen, number; stable.', examples: ['0-1'] }),
+    image: Type.Integer({ minimum: 0, description: 'Index of its image.' }),
+    box: Type.Object(
+      {
+        x: Type.Integer(),
+        y: Type.Integer(),
+        width: Type.Integer({ minimum: 1 }),
+        height: Type.Integer({ minimum: 1 }),
+      },
+      { description: 'Pixels of the posted image after its EXIF orientation; origin top left.' },
+    ),
+    areaUm2: nullable(Type.Number({ minimum: 0, description: 'µm²; null where the scale is unknown.' })),
+    class: literals(CELL_TYPES, { description: '`unidentified` where the model declines.' }),
+    confidence: share('Calibrated probability of the most probable class.'),
+    probabilities: Type.Record(Type.String(), share('Probability of the class.'), {
+      description: 'One entry for each class of the model; they sum to 1.',
+    }),
+    saliencyConsistency: share('Agreement of class evidence, saliency and outline; low finds wrong predictions.'),
+    flags: Type.Array(Type.String(), { examples: [['border', 'low_confidence']] }),
+    counted: Type.Boolean({ description: 'Whether the border rule lets it into the differential.' }),
+    links: Type.Object({
+      crop: link('What the network saw, PNG.'),
+      mask: link('Label mask of `box`, PNG: 0 background, 128 cytoplasm, 255 nucleus.'),
+      cam: link('Grad-CAM of the class over the crop, PNG.'),
+    }),
+  },
+  { $id: 'Cell', title: 'Cell' },
+);
+
+const CellList = Type.Object(
+  {
+    items: Type.Array(Type.Ref('Cell')),
+    total: Type.Integer({ minimum: 0, description: 'Cells that fit the filters, on all pages.' }),
+    nextCursor,
+    links: Type.Ref('PageLinks'),
+  },
+  { $id: 'CellList', title: 'CellList' },
+);
+
+/** Every shared schema, in an order in which each is known before it is referred to. */
+export const analysisSchemas = [
+  AnalysisLinks,
+  StoredProblem,
+  ImageQuality,
+  Model,
+  Image,
+  Differential,
+  Review,
+  Analysis,
+  AcceptedAnalysis,
+  AnalysisSummary,
+  PageLinks,
+  AnalysisList,
+  Cell,
+  CellList,
+];

@@ -1,0 +1,170 @@
+/** Examples for the contract. `redocly lint` holds them against the schemas. */
+
+const ID = '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e';
+const LINKS = { self: `/analyses/${ID}`, cells: `/analyses/${ID}/cells` };
+const IMAGE = `/analyses/${ID}/images/0`;
+
+const ACCEPTED = { id: ID, status: 'queued', links: LINKS };
+
+const COUNTS = [
+  ['neutrophil', 66, 63.46, 53.45, 72.68],
+  ['lymphocyte', 27, 25.96, 17.86, 35.47],
+  ['monocyte', 7, 6.73, 2.75, 13.38],
+  ['eosinophil', 3, 2.88, 0.6, 8.2],
+  ['basophil', 1, 0.96, 0.02, 5.24],
+  ['immature_granulocyte', 0, 0, 0, 3.48],
+  ['blast', 0, 0, 0, 3.48],
+] as const;
+
+const ANALYSIS = {
+  id: ID,
+  status: 'completed',
+  accessionNumber: 'H-26-001234',
+  specimenId: null,
+  orderId: null,
+  subjectId: null,
+  site: null,
+  collectedAt: '2026-11-20T07:15:00.000Z',
+  callbackUrl: null,
+  priority: 'routine',
+  targetCells: 100,
+  wbcCount: 7.2,
+  metadata: { instrument: 'bench 3' },
+  createdAt: '2026-11-20T08:00:00.000Z',
+  startedAt: '2026-11-20T08:00:00.040Z',
+  completedAt: '2026-11-20T08:00:01.120Z',
+  model: { name: 'sg-cldff', version: '1.0.0', sha256: '5f'.repeat(32), executionProvider: 'cpu' },
+  images: [
+    {
+      index: 0,
+      filename: 'smear.jpg',
+      contentType: 'image/jpeg',
+      byteLength: 1_482_113,
+      sha256: 'a3'.repeat(32),
+      width: 2592,
+      height: 1944,
+      status: 'completed',
+      micronsPerPixel: 0.162,
+      scaleSource: 'estimated',
+      scaleConfidence: 0.93,
+      quality: { sharpness: 214.5, brightness: 0.78, clipped: 0.001, background: 0.46, flags: [] },
+      saliencyConsistency: 0.87,
+      cellCount: 112,
+      timingsMs: { decode: 61, scale: 38, locate: 210, infer: 690, postprocess: 44 },
+      problem: null,
+      links: {
+        original: `${IMAGE}/original`,
+        mask: `${IMAGE}/mask.png`,
+        overlay: `${IMAGE}/overlay.png`,
+        saliency: `${IMAGE}/saliency.png`,
+        cells: `/analyses/${ID}/cells?image=0`,
+      },
+    },
+  ],
+  differential: {
+    totalWbc: 104,
+    targetCells: 100,
+    targetReached: true,
+    denominator: 'totalWbc',
+    classes: COUNTS.map(([name, count, percent, low, high]) => ({
+      class: name,
+      count,
+      percent,
+      ci95: { low, high },
+      absoluteCount: Math.round((7200 * count) / 104) / 1000,
+    })),
+    others: [
+      { class: 'erythroblast', count: 0 },
+      { class: 'platelet', count: 4 },
+      { class: 'smudge', count: 0 },
+      { class: 'artefact', count: 1 },
+      { class: 'unidentified', count: 0 },
+    ],
+    notCounted: 3,
+    countingRule: 'Cells that the right or bottom border cuts are not counted; those that the left or top cuts are.',
+    nrbcPer100Wbc: 0,
+    wbcCount: 7.2,
+    wbcCountCorrected: 7.2,
+  },
+  review: { required: false, reasons: [] },
+  problem: null,
+  links: LINKS,
+};
+
+const CELL = {
+  id: '0-0',
+  image: 0,
+  box: { x: 1204, y: 388, width: 84, height: 79 },
+  areaUm2: 128.4,
+  class: 'neutrophil',
+  confidence: 0.981,
+  probabilities: {
+    neutrophil: 0.981,
+    lymphocyte: 0.002,
+    monocyte: 0.006,
+    eosinophil: 0.004,
+    basophil: 0.001,
+    immature_granulocyte: 0.005,
+    blast: 0.001,
+    erythroblast: 0,
+    platelet: 0,
+    artefact: 0,
+  },
+  saliencyConsistency: 0.91,
+  flags: [],
+  counted: true,
+  links: {
+    crop: `/analyses/${ID}/cells/0-0/crop.png`,
+    mask: `/analyses/${ID}/cells/0-0/mask.png`,
+    cam: `/analyses/${ID}/cells/0-0/cam.png`,
+  },
+};
+
+/** By the name of the schema that an answer has. */
+export const EXAMPLES: Readonly<Record<string, object>> = {
+  AcceptedAnalysis: ACCEPTED,
+  Analysis: ANALYSIS,
+  AnalysisList: {
+    items: [
+      {
+        id: ID,
+        status: 'completed',
+        accessionNumber: 'H-26-001234',
+        specimenId: null,
+        orderId: null,
+        priority: 'routine',
+        createdAt: ANALYSIS.createdAt,
+        completedAt: ANALYSIS.completedAt,
+        imageCount: 1,
+        totalWbc: 104,
+        reviewRequired: false,
+        links: LINKS,
+      },
+    ],
+    nextCursor: null,
+    links: { next: null },
+  },
+  CellList: { items: [CELL], total: 1, nextCursor: null, links: { next: null } },
+  Ready: {
+    status: 'ready',
+    checks: [
+      { name: 'database', ok: true, detail: 'answers in 1 ms' },
+      { name: 'queue', ok: true, detail: 'postgres' },
+      { name: 'model', ok: true, detail: 'sg-cldff 1.0.0 on cpu' },
+    ],
+  },
+  WebhookEvent: {
+    type: 'analysis.completed',
+    timestamp: ANALYSIS.completedAt,
+    data: {
+      id: ID,
+      status: 'completed',
+      accessionNumber: 'H-26-001234',
+      specimenId: null,
+      orderId: null,
+      totalWbc: 104,
+      reviewRequired: false,
+      links: LINKS,
+    },
+  },
+};

@@ -1,0 +1,135 @@
+/** The job `analyze-image`: one image through the networks, its findings into storage. May run twice for one image. */
+import type { Logger } from 'pino';
+import { isCounted } from '../hematology/counting-frame.js';
+import type { Metrics } from '../observability/metrics.js';
+import type { Database } from '../storage/database.js';
+import type { StoredProblem } from '../storage/documents.js';
+import {
+  type CellResult,
+  type ImageResult,
+  releaseImage,
+  saveImageFailure,
+  saveImageResult,
+  startImage,
+} from '../storage/results.js';
+import {
+  type CellFinding,
+  encodeGreyPng,
+  encodeRgbPng,
+  type ImageAnalysis,
+  type ModelInfo,
+  UndecodableImageError,
+  type Vision,
+} from '../vision/index.js';
+import { IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT, MAX_IMAGE_RUNS, undecodable } from './problems.js';
+import type { QueueJob } from './queues.js';
+
+/** Far beyond any image that passes the limits; ends what hangs. */
+const IMAGE_TIMEOUT_MS = 10 * 60_000;
+
+export interface AnalyzeImageDeps {
+  readonly db: Database;
+  readonly vision: Pick<Vision, 'analyze' | 'model'>;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+  /** Aborts when the process must end before its jobs have: they run again after the next start. */
+  readonly shutdown: AbortSignal;
+}
+
+/** Rejects only for what another run may cure; what is wrong with the image itself is its result. */
+export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukodiff-images'>): Promise<void> {
+  const { db, metrics, log } = deps;
+  const { analysisId, index } = job.data;
+  const begun = performance.now();
+  const task = await startImage(db, analysisId, index);
+  if (task === null) return;
+  metrics.stageSeconds.observe(
+    { stage: 'queue' },
+    Math.max(0, (job.processedOn ?? job.timestamp) - job.timestamp) / 1000,
+  );
+  metrics.stageSeconds.observe({ stage: 'load' }, (performance.now() - begun) / 1000);
+  if (task.attempts > MAX_IMAGE_RUNS) return fail(IMAGE_INTERRUPTED);
+
+  const timeout = AbortSignal.timeout(IMAGE_TIMEOUT_MS);
+  metrics.busy.inc();
+  try {
+    const analysis = await deps.vision.analyze(task.bytes, {
+      ...(task.micronsPerPixel === null ? {} : { micronsPerPixel: task.micronsPerPixel }),
+      signal: AbortSignal.any([timeout, deps.shutdown]),
+    });
+    for (const [stage, ms] of Object.entries(analysis.timingsMs)) metrics.stageSeconds.observe({ stage }, ms / 1000);
+    const result = await timed('encode', () => toImageResult(analysis, deps.vision.model));
+    const saved = await timed('store', () => saveImageResult(db, analysisId, index, result));
+    if (!saved) return;
+    metrics.images.inc({ outcome: 'completed', reason: 'none' });
+    for (const cell of result.cells) metrics.cells.inc({ class: cell.class });
+    log.info(
+      { analysisId, image: index, cells: result.cells.length, durationMs: Math.round(performance.now() - begun) },
+      'image analysed',
+    );
+  } catch (error) {
+    if (error instanceof UndecodableImageError) return await fail(undecodable(error.code, error.message));
+    if (deps.shutdown.aborted) return await giveBack(error);
+    if (timeout.aborted) return await fail(IMAGE_TIMEOUT);
+    log.warn(
+      { analysisId, image: index, attempt: job.attemptsMade + 1, err: error },
+      'the analysis of an image failed',
+    );
+    if (job.attemptsMade + 1 >= (job.opts.attempts ?? 1)) return await fail(IMAGE_ANALYSIS_ERROR);
+    return await giveBack(error);
+  } finally {
+    metrics.busy.dec();
+  }
+
+  async function fail(problem: StoredProblem): Promise<void> {
+    if (!(await saveImageFailure(db, analysisId, index, problem))) return;
+    metrics.images.inc({ outcome: 'failed', reason: problem.code });
+    log.info({ analysisId, image: index, problem: problem.code }, 'image failed');
+  }
+
+  async function giveBack(error: unknown): Promise<never> {
+    await releaseImage(db, analysisId, index);
+    throw error;
+  }
+
+  async function timed<T>(stage: string, work: () => Promise<T>): Promise<T> {
+    const start = performance.now();
+    try {
+      return await work();
+    } finally {
+      metrics.stageSeconds.observe({ stage }, (performance.now() - start) / 1000);
+    }
+  }
+}
+
+/** What vision found, in the form that storage keeps: PNG instead of rasters, and the border rule applied. */
+export async function toImageResult(analysis: ImageAnalysis, model: ModelInfo): Promise<ImageResult> {
+  const [saliency, cells] = await Promise.all([
+    encodeGreyPng(analysis.saliency),
+    Promise.all(analysis.cells.map((cell) => toCellResult(cell, analysis))),
+  ]);
+  const { width, height, scale, quality, saliencyConsistency, timingsMs } = analysis;
+  return { width, height, scale, quality, saliencyConsistency, timingsMs, model, saliency, cells };
+}
+
+async function toCellResult(cell: CellFinding, image: { width: number; height: number }): Promise<CellResult> {
+  const [mask, crop, cam] = await Promise.all([
+    encodeGreyPng(cell.mask),
+    encodeRgbPng(cell.crop),
+    encodeGreyPng(cell.cam),
+  ]);
+  return {
+    box: cell.box,
+    areaPx: cell.areaPx,
+    areaUm2: cell.areaUm2,
+    class: cell.class,
+    confidence: cell.confidence,
+    probabilities: cell.probabilities,
+    saliencyConsistency: cell.saliencyConsistency,
+    flags: cell.flags,
+    counted: isCounted(cell, image),
+    mask,
+    crop,
+    cam,
+  };
+}

@@ -1,0 +1,70 @@
+/** The job `finish-analysis`: the findings of all images become the result. Runs when every image's job has ended. */
+import type { Logger } from 'pino';
+import { differential } from '../hematology/differential.js';
+import { reviewRules } from '../hematology/review-rules.js';
+import type { Metrics } from '../observability/metrics.js';
+import { analysisEvent } from '../reporting/webhook-event.js';
+import type { Database } from '../storage/database.js';
+import type { AnalysisDocument, StoredProblem } from '../storage/documents.js';
+import {
+  type Findings,
+  type Finished,
+  failAnalysis,
+  finishAnalysis as finishInStorage,
+  type Outcome,
+} from '../storage/results.js';
+import { allImagesFailed, IMAGE_INTERRUPTED } from './problems.js';
+import type { Queues } from './queues.js';
+
+export interface FinishDeps {
+  readonly db: Database;
+  readonly queues: Pick<Queues, 'addDelivery'>;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+  readonly publicUrl: string | undefined;
+}
+
+/** May run twice: the first run's result stands, and its delivery is enqueued again if it is still to be made. */
+export async function finishAnalysis(deps: FinishDeps, analysisId: string): Promise<void> {
+  const finished = await finishInStorage(deps.db, analysisId, {
+    conclude,
+    interrupted: IMAGE_INTERRUPTED,
+    eventOf: (document) => eventOf(document, deps.publicUrl),
+  });
+  if (finished !== null) await announce(deps, finished);
+}
+
+/** Ends an analysis that cannot be brought to a result. */
+export async function giveUpAnalysis(deps: FinishDeps, analysisId: string, problem: StoredProblem): Promise<void> {
+  const finished = await failAnalysis(deps.db, analysisId, problem, (document) => eventOf(document, deps.publicUrl));
+  if (finished !== null) await announce(deps, finished);
+}
+
+async function announce(
+  { queues, metrics, log }: FinishDeps,
+  { document, deliveryId, changed }: Finished,
+): Promise<void> {
+  if (changed) {
+    const durationMs = Date.parse(document.completedAt ?? document.createdAt) - Date.parse(document.createdAt);
+    metrics.analyses.inc({ outcome: document.status });
+    metrics.analysisSeconds.observe({ outcome: document.status }, durationMs / 1000);
+    log.info(
+      { analysisId: document.id, status: document.status, images: document.images.length, durationMs },
+      'analysis ended',
+    );
+  }
+  if (deliveryId !== null) await queues.addDelivery(deliveryId);
+}
+
+/** Pure: what was found in, differential and review out. Completes as long as one image could be analysed. */
+export function conclude(findings: Findings): Outcome {
+  const { targetCells, wbcCount, images, cells } = findings;
+  if (images.every((image) => image.failed)) return { status: 'failed', problem: allImagesFailed(images) };
+  const counted = differential(cells, { targetCells, wbcCount });
+  return { status: 'completed', differential: counted, review: reviewRules({ differential: counted, cells, images }) };
+}
+
+function eventOf(document: AnalysisDocument, publicUrl: string | undefined): { type: string; body: string } {
+  const event = analysisEvent(document, publicUrl);
+  return { type: event.type, body: JSON.stringify(event) };
+}

@@ -1,0 +1,294 @@
+/**
+ * The queues: their names, what their jobs carry, and the backend they live in. Jobs carry ids only; what is to be done
+ * stands in the committed rows, so a queue may lose every job and nothing is lost (see sweep.ts).
+ */
+import {
+  type BackendClasses,
+  createPostgresBackend,
+  createRedisBackend,
+  type FlowJobNode,
+  type IQueueBackend,
+  type Job,
+  type JobsOptions,
+  type PgPool,
+  type Processor,
+  runMigrations,
+  withBackend,
+} from 'bullmq';
+import type { Logger } from 'pino';
+import { ExpectedError } from '../errors.js';
+import type { Priority } from '../storage/documents.js';
+import { openQueuePool } from '../storage/queue-pool.js';
+
+export const QUEUE_NAMES = ['leukodiff-images', 'leukodiff-analyses', 'leukodiff-deliveries'] as const;
+export type QueueName = (typeof QUEUE_NAMES)[number];
+
+export interface AnalyzeImageData {
+  readonly analysisId: string;
+  readonly index: number;
+}
+export interface FinishAnalysisData {
+  readonly analysisId: string;
+}
+export interface DeliverData {
+  readonly deliveryId: string;
+}
+interface JobData {
+  'leukodiff-images': AnalyzeImageData;
+  'leukodiff-analyses': FinishAnalysisData;
+  'leukodiff-deliveries': DeliverData;
+}
+
+export type QueueJob<Q extends QueueName> = Pick<
+  Job<JobData[Q]>,
+  'id' | 'data' | 'attemptsMade' | 'opts' | 'timestamp' | 'processedOn' | 'moveToDelayed'
+>;
+
+/** Lower is earlier; 0 would be earlier than any. */
+const PRIORITY: Readonly<Record<Priority, number>> = { stat: 1, routine: 10 };
+/**
+ * The lock of a running job lapses after this time without renewal, and another worker takes it: the wait after a
+ * crash. It is renewed every half of it by the main thread, which inference never blocks.
+ */
+const LOCK_MS = 15_000;
+const STALLED_CHECK_MS = 5_000;
+/** Storage counts the runs of an image and gives up itself; the queue's own count shall not come before it. */
+const MAX_STALLED = 10;
+const KEEP_COMPLETED = { age: 60 * 60, count: 1_000 };
+const KEEP_FAILED = { age: 24 * 60 * 60, count: 1_000 };
+const EVENT_STREAM_LENGTH = 1_000;
+
+/** Retries of what may pass: a lost connection, a crashed inference thread. 1, 2, 4, 8 s and a bit. */
+const RETRIES: JobsOptions = { attempts: 5, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 } };
+
+export interface RunningWorker {
+  /** Waits for running jobs; with `force` it leaves them to the lapse of their locks. */
+  close(force?: boolean): Promise<void>;
+}
+
+export interface Queues {
+  readonly backend: 'postgres' | 'redis';
+  /** Adds the flow of an analysis. */
+  addAnalysis(analysisId: string, imageIndexes: readonly number[], priority: Priority): Promise<void>;
+  /** Whether a job that will end the analysis is there. */
+  hasAnalysis(analysisId: string): Promise<boolean>;
+  /** Takes the jobs of an analysis out; those that run go on and find their rows ended. */
+  removeAnalysis(analysisId: string): Promise<void>;
+  addDelivery(deliveryId: string, delayMs?: number): Promise<void>;
+  work<Q extends QueueName>(
+    name: Q,
+    concurrency: number,
+    processor: (job: QueueJob<Q>, token: string) => Promise<void>,
+  ): RunningWorker;
+  counts(): Promise<Record<QueueName, Record<string, number>>>;
+  /** Rejects when the backend does not answer. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface QueuesOptions {
+  /** Undefined: the queues live in PostgreSQL. */
+  readonly redisUrl?: string | undefined;
+  readonly databaseUrl: string;
+  readonly log: Logger;
+  /** Keeps the queues of several services on one Redis apart. */
+  readonly prefix?: string;
+}
+
+/** Connects, and brings the queue's own tables up to date. Throws `ExpectedError` when the backend cannot be reached. */
+export async function openQueues(options: QueuesOptions): Promise<Queues> {
+  const queues =
+    options.redisUrl === undefined ? await openPostgres(options) : await openRedis(options, options.redisUrl);
+  return queues;
+}
+
+async function openPostgres({ databaseUrl, log }: QueuesOptions): Promise<Queues> {
+  const pool = openQueuePool(databaseUrl, log);
+  try {
+    const client = await pool.connect();
+    try {
+      await runMigrations(client);
+    } finally {
+      client.release();
+    }
+  } catch (error) {
+    await pool.end();
+    throw error;
+  }
+  // BullMQ describes the part of a pool that it uses; pg's overloads do not fit that description word for word.
+  const connection = pool as unknown as PgPool;
+  return build(
+    'postgres',
+    withBackend(createPostgresBackend),
+    { producer: connection, worker: connection },
+    {},
+    log,
+    () => pool.end(),
+  );
+}
+
+async function openRedis({ log, prefix }: QueuesOptions, url: string): Promise<Queues> {
+  const connection = { url, connectTimeout: 10_000, retryStrategy: (times: number) => Math.min(times * 200, 5_000) };
+  const queues = build(
+    'redis',
+    withBackend(createRedisBackend),
+    {
+      // The API answers at once when Redis is down (the row is committed, the sweep enqueues it) ...
+      producer: { ...connection, enableOfflineQueue: false, maxRetriesPerRequest: 1 },
+      // ... while a worker waits for it to come back.
+      worker: { ...connection, maxRetriesPerRequest: null },
+    },
+    prefix === undefined ? {} : { prefix },
+    log,
+    async () => undefined,
+  );
+  try {
+    await within(15_000, queues.ping());
+  } catch (error) {
+    await within(2_000, queues.close()).catch(() => undefined);
+    const { host } = new URL(url);
+    throw new ExpectedError(
+      `Redis at ${host} cannot be used: ${error instanceof Error ? error.message : String(error)}. ` +
+        'Check REDIS_URL, or leave it out to keep the queue in PostgreSQL.',
+    );
+  }
+  return queues;
+}
+
+function build<B extends IQueueBackend, C>(
+  backend: Queues['backend'],
+  classes: BackendClasses<B, C>,
+  connections: { readonly producer: C; readonly worker: C },
+  namespace: { readonly prefix?: string },
+  log: Logger,
+  release: () => Promise<void>,
+): Queues {
+  const common = { connection: connections.producer, ...namespace };
+  const open = <D>(name: QueueName) => {
+    const queue = new classes.Queue<D>(name, { ...common, streams: { events: { maxLen: EVENT_STREAM_LENGTH } } });
+    queue.on('error', (error) => onError(error));
+    return queue;
+  };
+  let lastError = '';
+  const onError = (error: Error): void => {
+    // A backend that is down reports itself several times a second, from every connection.
+    if (error.message === lastError) return;
+    lastError = error.message;
+    setTimeout(() => {
+      lastError = '';
+    }, 10_000).unref();
+    log.warn({ reason: error.message }, 'the queue reports an error');
+  };
+  const images = open<AnalyzeImageData>('leukodiff-images');
+  const analyses = open<FinishAnalysisData>('leukodiff-analyses');
+  const deliveries = open<DeliverData>('leukodiff-deliveries');
+  const flows = new classes.FlowProducer(common);
+  flows.on('error', onError);
+  const all = { 'leukodiff-images': images, 'leukodiff-analyses': analyses, 'leukodiff-deliveries': deliveries };
+
+  return {
+    backend,
+    addAnalysis: async (analysisId, imageIndexes, priority) => {
+      const opts = {
+        ...RETRIES,
+        priority: PRIORITY[priority],
+        removeOnComplete: KEEP_COMPLETED,
+        removeOnFail: KEEP_FAILED,
+      };
+      const children: FlowJobNode[] = imageIndexes.map((index) => ({
+        name: 'analyze-image',
+        queueName: 'leukodiff-images',
+        data: { analysisId, index } satisfies AnalyzeImageData,
+        // An image that cannot be analysed must not keep its analysis from ending.
+        opts: { ...opts, ignoreDependencyOnFailure: true },
+      }));
+      await flows.add({
+        name: 'finish-analysis',
+        queueName: 'leukodiff-analyses',
+        data: { analysisId } satisfies FinishAnalysisData,
+        opts: { ...opts, jobId: analysisId },
+        children,
+      });
+    },
+    hasAnalysis: async (analysisId) => {
+      const job = await analyses.getJob(analysisId);
+      if (job == null) return false;
+      const state = await job.getState();
+      return state !== 'completed' && state !== 'failed' && state !== 'unknown';
+    },
+    removeAnalysis: async (analysisId) => {
+      const job = await analyses.getJob(analysisId);
+      // A job that runs is locked and stays; it will find its analysis ended.
+      await job?.remove({ removeChildren: true }).catch(() => undefined);
+    },
+    addDelivery: async (deliveryId, delayMs = 0) => {
+      await deliveries.add(
+        'deliver',
+        { deliveryId },
+        {
+          jobId: deliveryId,
+          delay: delayMs,
+          // Its row is its memory: a finished job that stayed would keep the sweep from adding it again.
+          removeOnComplete: true,
+          removeOnFail: true,
+        },
+      );
+    },
+    work: (name, concurrency, processor) => {
+      const run = processor as unknown as Processor;
+      const worker = new classes.Worker(name, (job, token) => run(job, token), {
+        ...namespace,
+        connection: connections.worker,
+        concurrency,
+        lockDuration: LOCK_MS,
+        stalledInterval: STALLED_CHECK_MS,
+        maxStalledCount: MAX_STALLED,
+      });
+      worker.on('error', onError);
+      worker.on('stalled', (jobId) => log.warn({ queue: name, jobId }, 'a job lost its worker and will run again'));
+      return { close: (force) => worker.close(force) };
+    },
+    counts: async () => {
+      const entries = QUEUE_NAMES.map(async (name) => [name, await all[name].getJobCounts()] as const);
+      return Object.fromEntries(await Promise.all(entries)) as Record<QueueName, Record<string, number>>;
+    },
+    ping: async () => {
+      await analyses.waitUntilReady();
+      await analyses.getJobCounts('active');
+    },
+    close: async () => {
+      await Promise.allSettled([images.close(), analyses.close(), deliveries.close(), flows.close()]);
+      await release();
+    },
+  };
+}
+
+export interface AnalysisToEnqueue {
+  readonly id: string;
+  readonly imageCount: number;
+  readonly priority: Priority;
+}
+
+/**
+ * Enqueues a stored analysis. When it throws, the row is committed all the same and the sweep will enqueue it: the
+ * request that brought it has succeeded.
+ */
+export async function enqueueAnalysis(queues: Queues, { id, imageCount, priority }: AnalysisToEnqueue): Promise<void> {
+  await queues.addAnalysis(
+    id,
+    Array.from({ length: imageCount }, (_, index) => index),
+    priority,
+  );
+}
+
+async function within<T>(ms: number, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, fail) => {
+    timer = setTimeout(() => fail(new Error(`no answer in ${ms / 1000} s`)), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,88 @@
+/**
+ * The sweep: makes the committed rows come true whatever the queue has lost. Every worker runs it from time to time;
+ * a lock in the database lets one at a time.
+ */
+import type { Logger } from 'pino';
+import type { Metrics } from '../observability/metrics.js';
+import { overdueDeliveries } from '../storage/deliveries.js';
+import { openAnalyses, removeOlderThan, withSweepLock } from '../storage/upkeep.js';
+import { type FinishDeps, giveUpAnalysis } from './finish-analysis.js';
+import { tooOld } from './problems.js';
+import type { Queues } from './queues.js';
+
+/** Younger analyses may be between their commit and their job. */
+export const GRACE_MS = 10_000;
+const OVERDUE_MS = 60_000;
+const PAGE = 200;
+
+export interface SweepDeps extends FinishDeps {
+  readonly queues: Queues;
+  readonly config: { readonly maxAnalysisAgeMinutes: number; readonly retentionDays: number };
+  readonly metrics: Metrics;
+  readonly log: Logger;
+}
+
+export interface SweepOptions {
+  readonly graceMs?: number;
+  readonly overdueMs?: number;
+}
+
+export interface SweepReport {
+  readonly expired: number;
+  readonly reenqueued: number;
+  readonly deliveries: number;
+  readonly removed: number;
+}
+
+/** Null: another process is sweeping. */
+export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promise<SweepReport | null> {
+  return withSweepLock(deps.db, async () => {
+    const report = {
+      expired: await expire(deps),
+      reenqueued: await reenqueue(deps, options.graceMs ?? GRACE_MS),
+      deliveries: await reenqueueDeliveries(deps, options.overdueMs ?? OVERDUE_MS),
+      removed: deps.config.retentionDays === 0 ? 0 : await removeOlderThan(deps.db, deps.config.retentionDays),
+    };
+    if (report.removed > 0) deps.metrics.removed.inc(report.removed);
+    if (Object.values(report).some((count) => count > 0)) deps.log.info(report, 'sweep');
+    return report;
+  });
+}
+
+async function expire(deps: SweepDeps): Promise<number> {
+  const minutes = deps.config.maxAnalysisAgeMinutes;
+  const old = await openAnalyses(deps.db, minutes * 60_000, PAGE);
+  for (const { id } of old) {
+    await giveUpAnalysis(deps, id, tooOld(minutes));
+    await deps.queues.removeAnalysis(id);
+  }
+  return old.length;
+}
+
+async function reenqueue({ db, queues, metrics }: SweepDeps, graceMs: number): Promise<number> {
+  let count = 0;
+  let last: string | undefined;
+  for (;;) {
+    const page = await openAnalyses(db, graceMs, PAGE, last);
+    for (const { id, openImages, priority } of page) {
+      if (await queues.hasAnalysis(id)) continue;
+      // What is left of it (a failed parent, children without one) would stand in the way of the new jobs.
+      await queues.removeAnalysis(id);
+      await queues.addAnalysis(id, openImages, priority);
+      metrics.reenqueued.inc({ kind: 'analysis' });
+      count += 1;
+    }
+    last = page.at(-1)?.id;
+    if (page.length < PAGE) return count;
+  }
+}
+
+async function reenqueueDeliveries({ db, queues, metrics }: SweepDeps, overdueMs: number): Promise<number> {
+  const overdue = await overdueDeliveries(db, overdueMs, PAGE);
+  for (const id of overdue) {
+    // Where its job is still there, adding it again does nothing.
+    await queues.addDelivery(id);
+    metrics.reenqueued.inc({ kind: 'delivery' });
+  }
+  return overdue.length;
+}

@@ -1,0 +1,274 @@
+/** Analyses: the order as it came, and the finished document that reads answer from. */
+import { createHash } from 'node:crypto';
+import type { ImageQuality, ModelInfo, ScaleSource } from '../vision/types.js';
+import { type Database, inTransaction } from './database.js';
+import type {
+  AnalysisDocument,
+  AnalysisStatus,
+  AnalysisSummary,
+  ImageDocument,
+  JsonValue,
+  Priority,
+  StoredProblem,
+} from './documents.js';
+import type { Prisma } from './generated/client.js';
+import { isUuid, uuidv7 } from './ids.js';
+
+export const DEFAULT_TARGET_CELLS = 100;
+/** A waiter looks at the row this often, in case a notice was lost with its connection. */
+const WAIT_POLL_MS = 1_000;
+
+export interface NewImage {
+  readonly filename: string;
+  /** Media type as recognised from the bytes. */
+  readonly contentType: string;
+  /** A function is called when its image is stored, so that of many large images only one lies in memory. */
+  readonly bytes: Uint8Array | (() => Promise<Uint8Array>);
+  /** Lower-case hex; computed when absent. */
+  readonly sha256?: string | undefined;
+  readonly width?: number | null | undefined;
+  readonly height?: number | null | undefined;
+}
+
+export interface NewAnalysis {
+  readonly accessionNumber?: string | null | undefined;
+  readonly specimenId?: string | null | undefined;
+  readonly orderId?: string | null | undefined;
+  readonly subjectId?: string | null | undefined;
+  readonly site?: string | null | undefined;
+  readonly collectedAt?: Date | string | null | undefined;
+  readonly callbackUrl?: string | null | undefined;
+  readonly priority?: Priority | null | undefined;
+  readonly targetCells?: number | null | undefined;
+  /** 10*9/L. */
+  readonly wbcCount?: number | null | undefined;
+  /** µm per pixel of every image; absent: estimated from each. */
+  readonly micronsPerPixel?: number | null | undefined;
+  readonly metadata?: JsonValue | undefined;
+}
+
+export class InvalidCursorError extends Error {
+  override readonly name = 'InvalidCursorError';
+}
+
+/** Stores an order with its images in one transaction: when this resolves, the analysis cannot be lost any more. */
+export async function createAnalysis(
+  db: Database,
+  input: NewAnalysis & { readonly images: readonly NewImage[] },
+): Promise<{ id: string; createdAt: string }> {
+  const id = uuidv7();
+  const createdAt = new Date();
+  await inTransaction(db.pool, async (client) => {
+    await client.query(
+      `INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
+         callback_url, target_cells, wbc_count, microns_per_pixel, metadata, created_at)
+       VALUES ($1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+      [
+        id,
+        input.priority ?? 'routine',
+        input.accessionNumber ?? null,
+        input.specimenId ?? null,
+        input.orderId ?? null,
+        input.subjectId ?? null,
+        input.site ?? null,
+        input.collectedAt == null ? null : new Date(input.collectedAt),
+        input.callbackUrl ?? null,
+        input.targetCells ?? DEFAULT_TARGET_CELLS,
+        input.wbcCount ?? null,
+        input.micronsPerPixel ?? null,
+        input.metadata == null ? null : JSON.stringify(input.metadata),
+        createdAt,
+      ],
+    );
+    for (const [index, image] of input.images.entries()) {
+      // pg sends a Buffer in binary; a plain Uint8Array would go as text.
+      const raw = typeof image.bytes === 'function' ? await image.bytes() : image.bytes;
+      const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
+      const sha256 = image.sha256 ?? createHash('sha256').update(bytes).digest('hex');
+      await client.query(
+        `INSERT INTO images (analysis_id, index, filename, content_type, byte_length, sha256, width, height)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+        [id, index, image.filename, image.contentType, bytes.length, sha256, image.width ?? null, image.height ?? null],
+      );
+      await client.query('INSERT INTO image_files (analysis_id, image_index, bytes) VALUES ($1, $2, $3)', [
+        id,
+        index,
+        bytes,
+      ]);
+    }
+  });
+  return { id, createdAt: createdAt.toISOString() };
+}
+
+/** The finished document as it was stored, or the state of an analysis under way. Null: no such analysis. */
+export async function getAnalysisDocument(db: Database, id: string): Promise<AnalysisDocument | null> {
+  if (!isUuid(id)) return null;
+  const { rows } = await db.pool.query<{ result: AnalysisDocument | null }>(
+    'SELECT result FROM analyses WHERE id = $1',
+    [id],
+  );
+  const [row] = rows;
+  if (row === undefined) return null;
+  if (row.result !== null) return row.result;
+  const analysis = await db.prisma.analysis.findUnique({
+    where: { id },
+    include: { images: { orderBy: { index: 'asc' } } },
+  });
+  if (analysis === null) return null;
+  // It may have ended between the two queries.
+  return (analysis.result as AnalysisDocument | null) ?? toDocument(analysis, analysis.images);
+}
+
+export type AnalysisRow = Prisma.AnalysisModel;
+export type ImageRow = Prisma.ImageModel;
+
+/** The document of an analysis under way; `outcome` completes it at its end. */
+export function toDocument(
+  row: AnalysisRow,
+  images: readonly ImageRow[],
+  outcome: Partial<Pick<AnalysisDocument, 'status' | 'completedAt' | 'differential' | 'review' | 'problem'>> = {},
+): AnalysisDocument {
+  return {
+    id: row.id,
+    status: row.status,
+    accessionNumber: row.accessionNumber,
+    specimenId: row.specimenId,
+    orderId: row.orderId,
+    subjectId: row.subjectId,
+    site: row.site,
+    collectedAt: iso(row.collectedAt),
+    callbackUrl: row.callbackUrl,
+    priority: row.priority,
+    targetCells: row.targetCells,
+    wbcCount: row.wbcCount,
+    metadata: row.metadata as JsonValue,
+    createdAt: row.createdAt.toISOString(),
+    startedAt: iso(row.startedAt),
+    completedAt: iso(row.completedAt),
+    model: (images.findLast((image) => image.model !== null)?.model ?? null) as ModelInfo | null,
+    images: images.map(toImageDocument),
+    differential: null,
+    review: null,
+    problem: row.problem as StoredProblem | null,
+    ...outcome,
+  };
+}
+
+function toImageDocument(row: ImageRow): ImageDocument {
+  return {
+    index: row.index,
+    filename: row.filename,
+    contentType: row.contentType,
+    byteLength: row.byteLength,
+    sha256: row.sha256,
+    width: row.width,
+    height: row.height,
+    status: row.status,
+    micronsPerPixel: row.micronsPerPixel,
+    scaleSource: row.scaleSource as ScaleSource | null,
+    scaleConfidence: row.scaleConfidence,
+    quality: row.quality as ImageQuality | null,
+    saliencyConsistency: row.saliencyConsistency,
+    cellCount: row.cellCount,
+    timingsMs: row.timingsMs as Record<string, number> | null,
+    problem: row.problem as StoredProblem | null,
+  };
+}
+
+function iso(date: Date | null): string | null {
+  return date?.toISOString() ?? null;
+}
+
+export interface ListOptions {
+  readonly accessionNumber?: string | undefined;
+  readonly status?: AnalysisStatus | undefined;
+  /** `nextCursor` of the page before. */
+  readonly cursor?: string | undefined;
+  readonly limit: number;
+}
+
+/** Newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
+export async function listAnalyses(
+  db: Database,
+  options: ListOptions,
+): Promise<{ items: AnalysisSummary[]; nextCursor: string | null }> {
+  if (options.cursor !== undefined && !isUuid(options.cursor))
+    throw new InvalidCursorError('not a cursor of this list');
+  const rows = await db.prisma.analysis.findMany({
+    where: {
+      ...(options.accessionNumber === undefined ? {} : { accessionNumber: options.accessionNumber }),
+      ...(options.status === undefined ? {} : { status: options.status }),
+      ...(options.cursor === undefined ? {} : { id: { lt: options.cursor } }),
+    },
+    // Ids carry the time, so their order is the order of arrival.
+    orderBy: { id: 'desc' },
+    take: options.limit + 1,
+    omit: { result: true, metadata: true },
+    include: { _count: { select: { images: true } } },
+  });
+  const page = rows.slice(0, options.limit);
+  return {
+    items: page.map((row) => ({
+      id: row.id,
+      status: row.status,
+      accessionNumber: row.accessionNumber,
+      specimenId: row.specimenId,
+      orderId: row.orderId,
+      priority: row.priority,
+      createdAt: row.createdAt.toISOString(),
+      completedAt: iso(row.completedAt),
+      imageCount: row._count.images,
+      totalWbc: row.totalWbc,
+      reviewRequired: row.reviewRequired,
+    })),
+    nextCursor: rows.length > options.limit ? (page.at(-1)?.id ?? null) : null,
+  };
+}
+
+/** Removes the analysis with its images, results and deliveries. False: there was none. */
+export async function deleteAnalysis(db: Database, id: string): Promise<boolean> {
+  if (!isUuid(id)) return false;
+  const { count } = await db.prisma.analysis.deleteMany({ where: { id } });
+  return count > 0;
+}
+
+/** Images that are stored and not finished: the depth of the queue, whatever the queue itself knows. */
+export async function countQueued(db: Database): Promise<number> {
+  return db.prisma.image.count({ where: { status: { in: ['queued', 'processing'] } } });
+}
+
+/**
+ * Waits until the analysis has ended, at most `timeoutMs`. Returns its status then; null: there is no such analysis.
+ * An aborted signal ends the wait early.
+ */
+export async function waitForCompletion(
+  db: Database,
+  id: string,
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<AnalysisStatus | null> {
+  if (!isUuid(id)) return null;
+  const deadline = Date.now() + timeoutMs;
+  let wake = (): void => undefined;
+  const unsubscribe = db.completions.subscribe(id.toLowerCase(), () => wake());
+  try {
+    for (;;) {
+      // Armed before the look at the row: a notice between the two is not missed.
+      const woken = new Promise<void>((settle) => {
+        wake = settle;
+      });
+      const row = await db.prisma.analysis.findUnique({ where: { id }, select: { status: true } });
+      const leftMs = deadline - Date.now();
+      if (row === null || row.status === 'completed' || row.status === 'failed') return row?.status ?? null;
+      if (leftMs <= 0 || signal?.aborted) return row.status;
+      const timer = setTimeout(() => wake(), Math.min(leftMs, WAIT_POLL_MS));
+      const abort = (): void => wake();
+      signal?.addEventListener('abort', abort, { once: true });
+      await woken;
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', abort);
+    }
+  } finally {
+    unsubscribe();
+  }
+}

@@ -1,0 +1,90 @@
+/** The cells of an analysis. */
+import type { CellType } from '../hematology/cell-types.js';
+import type { CellFlag } from '../vision/types.js';
+import { InvalidCursorError } from './analyses.js';
+import type { Database } from './database.js';
+import type { CellDocument } from './documents.js';
+import { formatCellId, isUuid, parseCellId } from './ids.js';
+
+export interface CellsOptions {
+  /** `nextCursor` of the page before. */
+  readonly cursor?: string | undefined;
+  readonly limit: number;
+  readonly image?: number | undefined;
+  readonly class?: CellType | undefined;
+}
+
+export interface CellsPage {
+  readonly items: CellDocument[];
+  readonly nextCursor: string | null;
+  /** Cells that the filters leave, over all pages. */
+  readonly total: number;
+}
+
+/**
+ * By image and number. Null: no such analysis. Cells appear as their images are finished.
+ * Throws `InvalidCursorError` for a cursor that no page gave out.
+ */
+export async function getCells(db: Database, id: string, options: CellsOptions): Promise<CellsPage | null> {
+  if (!isUuid(id)) return null;
+  const after = options.cursor === undefined ? null : parseCellId(options.cursor);
+  if (options.cursor !== undefined && after === null) throw new InvalidCursorError('not a cursor of this list');
+  const filter = {
+    analysisId: id,
+    ...(options.image === undefined ? {} : { imageIndex: options.image }),
+    ...(options.class === undefined ? {} : { class: options.class }),
+  };
+  const behind =
+    after === null
+      ? {}
+      : {
+          OR: [
+            { imageIndex: { gt: after.imageIndex } },
+            { imageIndex: after.imageIndex, number: { gt: after.number } },
+          ],
+        };
+  const [analyses, total, rows] = await Promise.all([
+    db.prisma.analysis.count({ where: { id } }),
+    db.prisma.cell.count({ where: filter }),
+    db.prisma.cell.findMany({
+      where: { AND: [filter, behind] },
+      orderBy: [{ imageIndex: 'asc' }, { number: 'asc' }],
+      take: options.limit + 1,
+      include: { consistency: { select: { score: true } } },
+    }),
+  ]);
+  if (analyses === 0) return null;
+  const items = rows.slice(0, options.limit).map((row) => ({
+    id: formatCellId(row),
+    image: row.imageIndex,
+    box: { x: row.boxX, y: row.boxY, width: row.boxWidth, height: row.boxHeight },
+    areaUm2: row.areaUm2,
+    class: row.class as CellType,
+    confidence: row.confidence,
+    probabilities: row.probabilities as Record<string, number>,
+    saliencyConsistency: row.consistency?.score ?? 0,
+    flags: row.flags as CellFlag[],
+    counted: row.counted,
+  }));
+  return { items, nextCursor: rows.length > options.limit ? (items.at(-1)?.id ?? null) : null, total };
+}
+
+export const CELL_ARTEFACTS = ['crop', 'mask', 'cam'] as const;
+export type CellArtefact = (typeof CELL_ARTEFACTS)[number];
+
+/** PNG: `crop` as the network saw the cell, `mask` of its box, `cam` over the crop's window. */
+export async function getCellArtefact(
+  db: Database,
+  id: string,
+  cellId: string,
+  kind: CellArtefact,
+): Promise<Buffer | null> {
+  const key = parseCellId(cellId);
+  if (!isUuid(id) || key === null || !CELL_ARTEFACTS.includes(kind)) return null;
+  const { rows } = await db.pool.query<{ png: Buffer }>(
+    // `kind` is one of three words, checked above.
+    `SELECT ${kind} AS png FROM cell_rasters WHERE analysis_id = $1 AND image_index = $2 AND cell_number = $3`,
+    [id, key.imageIndex, key.number],
+  );
+  return rows[0]?.png ?? null;
+}

@@ -1,0 +1,22 @@
+/** Connections for the queue's own tables, which lie in the schema `bullmq` of the service's database. */
+import pg from 'pg';
+import type { Logger } from 'pino';
+
+/** Shared by the queues of one process: one LISTEN for each worker, the rest for queries. */
+const POOL_SIZE = 10;
+
+export function openQueuePool(databaseUrl: string, log: Logger): pg.Pool {
+  const pool = new pg.Pool({
+    connectionString: databaseUrl,
+    // BullMQ's statements name its tables without their schema.
+    options: '-c search_path=bullmq',
+    max: POOL_SIZE,
+    keepAlive: true,
+    connectionTimeoutMillis: 10_000,
+    application_name: 'leukodiff-queue',
+  });
+  // Every queue and worker adds an error listener to the pool they share.
+  pool.setMaxListeners(50);
+  pool.on('error', (error) => log.warn({ reason: error.message }, 'an idle queue connection was lost'));
+  return pool;
+}

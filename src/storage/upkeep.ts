@@ -1,0 +1,73 @@
+/** What the sweep asks for: analyses whose jobs may be gone, that are too old, or that need not be kept any longer. */
+import type { Database } from './database.js';
+import type { Priority } from './documents.js';
+
+export interface OpenAnalysis {
+  readonly id: string;
+  readonly priority: Priority;
+  /** Of the images that are not finished. */
+  readonly openImages: readonly number[];
+}
+
+/** Analyses that have not ended and were posted at least `olderThanMs` ago, in the order of their ids behind `after`. */
+export async function openAnalyses(
+  db: Database,
+  olderThanMs: number,
+  limit: number,
+  after?: string,
+): Promise<OpenAnalysis[]> {
+  const rows = await db.prisma.analysis.findMany({
+    where: {
+      status: { in: ['queued', 'processing'] },
+      createdAt: { lt: new Date(Date.now() - olderThanMs) },
+      ...(after === undefined ? {} : { id: { gt: after } }),
+    },
+    orderBy: { id: 'asc' },
+    take: limit,
+    select: {
+      id: true,
+      priority: true,
+      images: {
+        where: { status: { in: ['queued', 'processing'] } },
+        select: { index: true },
+        orderBy: { index: 'asc' },
+      },
+    },
+  });
+  return rows.map((row) => ({
+    id: row.id,
+    priority: row.priority,
+    openImages: row.images.map((image) => image.index),
+  }));
+}
+
+/** Removes analyses posted more than `days` ago, with images and results; returns how many. */
+export async function removeOlderThan(db: Database, days: number): Promise<number> {
+  const { count } = await db.prisma.analysis.deleteMany({
+    where: { createdAt: { lt: new Date(Date.now() - days * 24 * 60 * 60 * 1000) } },
+  });
+  return count;
+}
+
+/** "SWEP" as a number. */
+const SWEEP_LOCK = 0x53574550;
+
+/** Runs `work` unless another process does. */
+export async function withSweepLock<T>(db: Database, work: () => Promise<T>): Promise<T | null> {
+  const client = await db.pool.connect();
+  let broken: Error | undefined;
+  try {
+    const { rows } = await client.query<{ locked: boolean }>('SELECT pg_try_advisory_lock($1) AS locked', [SWEEP_LOCK]);
+    if (rows[0]?.locked !== true) return null;
+    try {
+      return await work();
+    } finally {
+      await client.query('SELECT pg_advisory_unlock($1)', [SWEEP_LOCK]).catch((error: Error) => {
+        // Closing the connection releases the lock as well.
+        broken = error;
+      });
+    }
+  } finally {
+    client.release(broken);
+  }
+}

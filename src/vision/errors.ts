@@ -1,0 +1,33 @@
+/** What can go wrong with a posted image. The code is the slug of the problem type that the HTTP layer answers with. */
+export type UndecodableImageCode =
+  | 'image-empty'
+  | 'image-too-large'
+  | 'unsupported-image-format'
+  | 'image-truncated'
+  | 'image-corrupt';
+
+/** The bytes are not an image that can be analysed. `message` says what to do about it and holds no file content. */
+export class UndecodableImageError extends Error {
+  override readonly name = 'UndecodableImageError';
+  readonly code: UndecodableImageCode;
+
+  constructor(code: UndecodableImageCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
+
+/** The model folder does not hold what the manifest promises, or the manifest is not one this program can serve. */
+export class ModelError extends Error {
+  override readonly name = 'ModelError';
+}
+
+/** The requested execution provider cannot be used on this machine. `message` says what is missing. */
+export class ExecutionProviderError extends Error {
+  override readonly name = 'ExecutionProviderError';
+}
+
+/** An inference job was lost: its worker thread crashed, the model refused the input, or the pool is closed. */
+export class InferenceError extends Error {
+  override readonly name = 'InferenceError';
+}

@@ -1,0 +1,214 @@
+/**
+ * The vision layer: bytes of an image in, found and described cells out.
+ * `createVision` loads the model once; `analyze` may be called any number of times at once.
+ */
+
+import { type CellAnswer, inferCells } from './cells.js';
+import { imageConsistency } from './consistency.js';
+import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
+import { createInferencePool, type InferencePool } from './infer.js';
+import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
+import { locateCells } from './locate.js';
+import { loadModel, type Manifest } from './manifest.js';
+import { assessQuality } from './quality.js';
+import { nextTurn, toGrey } from './raster.js';
+import { estimateScale } from './scale.js';
+import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from './types.js';
+
+export {
+  DEFAULT_DECODE_LIMITS,
+  type DecodeFlag,
+  type DecodeLimits,
+  type ImageFormat,
+  type ImageProbe,
+  probeImage,
+} from './decode.js';
+export {
+  ExecutionProviderError,
+  InferenceError,
+  ModelError,
+  type UndecodableImageCode,
+  UndecodableImageError,
+} from './errors.js';
+export * from './render.js';
+export type * from './types.js';
+
+export type ExecutionProvider = 'auto' | 'cuda' | 'cpu';
+
+export interface VisionLogEntry {
+  readonly level: 'info' | 'warn';
+  readonly message: string;
+  readonly details?: Readonly<Record<string, string | number>>;
+}
+
+export interface VisionOptions {
+  /** Folder that holds manifest.json and the ONNX files. */
+  readonly modelDir: string;
+  readonly executionProvider: ExecutionProvider;
+  /** CPU threads for inference, all workers together; at least 1. */
+  readonly threads: number;
+  /** Worker threads, each with both networks loaded; default 1. */
+  readonly workers?: number;
+  readonly limits?: DecodeLimits;
+  readonly onLog?: (entry: VisionLogEntry) => void;
+}
+
+export interface AnalyzeOptions {
+  /** µm per pixel of the posted image; estimated when absent. Accepted: MICRONS_PER_PIXEL_RANGE. */
+  readonly micronsPerPixel?: number;
+  /** Aborting rejects with the signal's reason, at the latest when the running stage ends. */
+  readonly signal?: AbortSignal;
+}
+
+export interface Vision {
+  readonly model: ModelInfo;
+  /**
+   * Finds and describes the cells of an image. Deterministic for the same bytes, model and provider.
+   * Rejects with UndecodableImageError (the image), RangeError (micronsPerPixel), InferenceError (a crashed thread; the
+   * same call may succeed again) or the signal's reason.
+   */
+  analyze(bytes: Uint8Array, options?: AnalyzeOptions): Promise<ImageAnalysis>;
+  /** Ends the worker threads; pending analyses reject with InferenceError. */
+  close(): Promise<void>;
+}
+
+/** Plausible µm per pixel of a posted smear image. */
+export const MICRONS_PER_PIXEL_RANGE = { min: 0.02, max: 1 } as const;
+
+/**
+ * Loads the model, checks it against its manifest and starts the inference threads.
+ * Throws ModelError or ExecutionProviderError; both say what to do.
+ */
+export async function createVision(options: VisionOptions): Promise<Vision> {
+  const model = await loadModel(options.modelDir);
+  const pool = await createInferencePool({
+    model,
+    executionProvider: options.executionProvider,
+    threads: options.threads,
+    ...(options.workers === undefined ? {} : { workers: options.workers }),
+    ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
+  });
+  const { manifest } = model;
+  const limits = options.limits ?? DEFAULT_DECODE_LIMITS;
+  return {
+    model: {
+      name: manifest.name,
+      version: manifest.version,
+      sha256: model.sha256,
+      executionProvider: pool.executionProvider,
+    },
+    analyze: (bytes, analyzeOptions = {}) => analyze(bytes, analyzeOptions, manifest, pool, limits),
+    close: () => pool.close(),
+  };
+}
+
+async function analyze(
+  bytes: Uint8Array,
+  { micronsPerPixel, signal }: AnalyzeOptions,
+  manifest: Manifest,
+  pool: InferencePool,
+  limits: DecodeLimits,
+): Promise<ImageAnalysis> {
+  if (micronsPerPixel !== undefined) checkScale(micronsPerPixel);
+  const stage = stopwatch(signal);
+  const decoded = await stage('decode', () => decodeImage(bytes, limits));
+  const { image } = decoded;
+  const run: InferencePool['field'] = (input) => pool.field(input, signal);
+  const scale = await stage('scale', () => scaleOf(image, micronsPerPixel, manifest, run));
+  const working = scale.workingMicronsPerPixel;
+  const located = await stage('locate', () => locateCells(image, working, manifest.saliency, run));
+  const answers = await stage('infer', () =>
+    inferCells(image, located, working, manifest.cells, (input) => pool.cells(input, signal)),
+  );
+  return stage('postprocess', async (timingsMs) => {
+    const cells = await describeCells(answers, image, scale, manifest);
+    const scaleFlags = scale.source === 'unknown' ? ['scale_unknown'] : [];
+    return {
+      width: image.width,
+      height: image.height,
+      scale,
+      quality: await assessQuality(located.field, [...scaleFlags, ...decoded.flags]),
+      saliencyConsistency: imageConsistency(cells),
+      cells,
+      saliency: toGrey(located.saliency.width, located.saliency.height, located.saliency.data),
+      timingsMs,
+    };
+  });
+}
+
+function checkScale(micronsPerPixel: number): void {
+  const { min, max } = MICRONS_PER_PIXEL_RANGE;
+  if (!(micronsPerPixel >= min && micronsPerPixel <= max)) {
+    throw new RangeError(`micronsPerPixel is ${micronsPerPixel}; a smear image has ${min} to ${max} µm per pixel.`);
+  }
+}
+
+async function scaleOf(
+  image: RgbImage,
+  given: number | undefined,
+  manifest: Manifest,
+  run: InferencePool['field'],
+): Promise<ImageScale> {
+  if (given !== undefined) {
+    return { micronsPerPixel: given, source: 'given', workingMicronsPerPixel: given, confidence: 1 };
+  }
+  const { micronsPerPixel, confidence } = await estimateScale(image, manifest.saliency, run);
+  const known = confidence >= manifest.saliency.scaleConfidence;
+  return {
+    micronsPerPixel: known ? micronsPerPixel : null,
+    source: known ? 'estimated' : 'unknown',
+    workingMicronsPerPixel: micronsPerPixel,
+    confidence,
+  };
+}
+
+async function describeCells(
+  answers: readonly CellAnswer[],
+  image: RgbImage,
+  scale: ImageScale,
+  manifest: Manifest,
+): Promise<CellFinding[]> {
+  const kept = resolveOverlaps(answers, scale.workingMicronsPerPixel);
+  await nextTurn();
+  const touches = touching(
+    kept.map(({ shape }) => shape),
+    scale.workingMicronsPerPixel,
+  );
+  return kept.map(({ instance, shape }, i) => ({
+    box: shape.box,
+    areaPx: shape.areaPx,
+    areaUm2: scale.micronsPerPixel === null ? null : shape.areaPx * scale.micronsPerPixel ** 2,
+    class: instance.class,
+    confidence: instance.confidence,
+    probabilities: Object.fromEntries(manifest.cells.classes.map((name, c) => [name, instance.probabilities[c] ?? 0])),
+    saliencyConsistency: instance.consistency,
+    flags: cellFlags({
+      shape,
+      imageWidth: image.width,
+      imageHeight: image.height,
+      confidence: instance.confidence,
+      consistency: instance.consistency,
+      touches: touches.has(i),
+      scaleUnknown: scale.source === 'unknown',
+      manifest: manifest.cells,
+    }),
+    mask: maskOf(shape),
+    window: instance.window,
+    crop: instance.crop,
+    cam: instance.cam,
+  }));
+}
+
+/** Runs stages, notes how long each took, and stops between them when the signal says so. */
+function stopwatch(signal: AbortSignal | undefined) {
+  const timingsMs: Record<string, number> = {};
+  return async <T>(name: string, work: (timingsMs: Readonly<Record<string, number>>) => Promise<T>): Promise<T> => {
+    signal?.throwIfAborted();
+    const start = performance.now();
+    try {
+      return await work(timingsMs);
+    } finally {
+      timingsMs[name] = performance.now() - start;
+    }
+  };
+}

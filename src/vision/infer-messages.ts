@@ -1,0 +1,73 @@
+/** What the pool and its worker threads say to each other. Typed arrays are transferred, never copied. */
+import type { Manifest, SessionSignature } from './manifest.js';
+
+/** One RGB field of the saliency network's scale, sides multiples of manifest.saliency.multipleOf. */
+export interface FieldInput {
+  readonly kind: 'field';
+  readonly width: number;
+  readonly height: number;
+  /** height × width × 3 */
+  readonly rgb: Uint8Array<ArrayBuffer>;
+}
+
+export interface FieldOutput {
+  readonly kind: 'field';
+  /** Of the maps: input width and height ÷ stride. */
+  readonly width: number;
+  readonly height: number;
+  readonly saliency: Float32Array<ArrayBuffer>;
+  readonly centres: Float32Array<ArrayBuffer>;
+  /** Log-probability for each scale bin. */
+  readonly scale: Float32Array<ArrayBuffer>;
+}
+
+export interface CellsInput {
+  readonly kind: 'cells';
+  readonly count: number;
+  /** count × size × size × 3 */
+  readonly crops: Uint8Array<ArrayBuffer>;
+  /** count × size × size */
+  readonly prior: Float32Array<ArrayBuffer>;
+}
+
+export interface CellsOutput {
+  readonly kind: 'cells';
+  readonly count: number;
+  /** count × classes */
+  readonly probabilities: Float32Array<ArrayBuffer>;
+  /** count × 3 × mask × mask: background, cytoplasm, nucleus */
+  readonly segmentation: Float32Array<ArrayBuffer>;
+  /** count × camSize × camSize */
+  readonly cam: Float32Array<ArrayBuffer>;
+  /** count */
+  readonly consistency: Float32Array<ArrayBuffer>;
+}
+
+export type InferenceInput = FieldInput | CellsInput;
+export type InferenceOutput = FieldOutput | CellsOutput;
+
+export interface WorkerConfig {
+  readonly manifest: Manifest;
+  readonly saliencyPath: string;
+  readonly cellsPath: string;
+  readonly executionProvider: 'auto' | 'cuda' | 'cpu';
+  readonly intraOpThreads: number;
+}
+
+export interface JobMessage {
+  readonly id: number;
+  readonly input: InferenceInput;
+}
+
+export type WorkerMessage =
+  | {
+      readonly type: 'ready';
+      readonly executionProvider: 'cpu' | 'cuda';
+      /** Why CUDA was not taken, where `auto` fell back. */
+      readonly fallbackReason?: string;
+      readonly saliency: SessionSignature;
+      readonly cells: SessionSignature;
+    }
+  | { readonly type: 'refused'; readonly reason: 'provider' | 'model'; readonly message: string }
+  | { readonly type: 'result'; readonly id: number; readonly output: InferenceOutput }
+  | { readonly type: 'error'; readonly id: number; readonly message: string };

@@ -1,0 +1,435 @@
+/** From the network's answers for each crop to cells of the image: masks on posted pixels, one owner for each pixel. */
+import type { CellType } from '../hematology/cell-types.js';
+import type { CellsManifest } from './manifest.js';
+import type { Box, CellFlag, GreyImage } from './types.js';
+
+export const BACKGROUND = 0;
+export const CYTOPLASM = 128;
+export const NUCLEUS = 255;
+
+/** Less is a platelet, a fragment or dirt: the smallest white cell covers some 35 µm², a bare small nucleus 25. */
+const MIN_AREA_UM2 = 9;
+/** Two masks that share more than this of the smaller one, or of their union, are the same cell. */
+const DUPLICATE_ABOVE = 0.5;
+/** Masks closer than this touch. */
+const TOUCHING_UM = 0.35;
+const NOT_WHITE_CELLS: readonly CellType[] = ['platelet', 'smudge', 'artefact'];
+
+/** A cell's mask on posted pixels. */
+export interface CellShape {
+  readonly box: Box;
+  /** box.width × box.height: BACKGROUND, CYTOPLASM or NUCLEUS. */
+  readonly labels: Uint8Array;
+  /** Foreground probability of the same pixels, 0–255. */
+  readonly foreground: Uint8Array;
+  readonly areaPx: number;
+}
+
+/** A shape with what decides between overlapping ones. */
+export interface Instance {
+  readonly shape: CellShape;
+  readonly class: CellType;
+  readonly confidence: number;
+  /** Centre of the crop in posted pixels. */
+  readonly centre: { readonly x: number; readonly y: number };
+}
+
+/**
+ * The central cell of a crop. `segmentation` holds 3 × side × side probabilities (background, cytoplasm, nucleus) over
+ * `window`; they are interpolated at the posted pixels inside the image. The connected component that contains or comes
+ * nearest to the window's centre is the cell; its holes are filled. Undefined where there is none.
+ */
+export function shapeOfCrop(
+  segmentation: Float32Array,
+  side: number,
+  window: Box,
+  imageWidth: number,
+  imageHeight: number,
+): CellShape | undefined {
+  const region = foregroundRegion(segmentation, side, window, imageWidth, imageHeight);
+  if (region === undefined) return undefined;
+  const { width, height } = region;
+  const labels = new Uint8Array(width * height);
+  const foreground = new Uint8Array(width * height);
+  interpolate(segmentation, side, window, region, labels, foreground);
+  const centreX = window.x + window.width / 2 - region.x - 0.5;
+  const centreY = window.y + window.height / 2 - region.y - 0.5;
+  if (!keepNearestComponent(labels, width, height, centreX, centreY)) return undefined;
+  // Trimmed first: what lies outside of the cell's own box cannot be a hole of it.
+  const shape = trim({ box: region, labels, foreground, areaPx: 0 });
+  if (shape === undefined) return undefined;
+  fillHoles(shape.labels, shape.box.width, shape.box.height);
+  return { ...shape, areaPx: shape.labels.reduce((sum, label) => sum + (label === BACKGROUND ? 0 : 1), 0) };
+}
+
+/** Posted pixels whose foreground could exceed one half; bilinear interpolation never exceeds its corners. */
+function foregroundRegion(
+  segmentation: Float32Array,
+  side: number,
+  window: Box,
+  imageWidth: number,
+  imageHeight: number,
+): Box | undefined {
+  let left = side;
+  let right = -1;
+  let top = side;
+  let bottom = -1;
+  for (let v = 0; v < side; v++) {
+    for (let u = 0; u < side; u++) {
+      if ((segmentation[v * side + u] ?? 1) >= 0.5) continue;
+      if (u < left) left = u;
+      if (u > right) right = u;
+      if (v < top) top = v;
+      if (v > bottom) bottom = v;
+    }
+  }
+  if (right < 0) return undefined;
+  const scaleX = window.width / side;
+  const scaleY = window.height / side;
+  const x0 = Math.max(0, Math.floor(window.x + (left - 1) * scaleX), Math.ceil(window.x));
+  const y0 = Math.max(0, Math.floor(window.y + (top - 1) * scaleY), Math.ceil(window.y));
+  const x1 = Math.min(imageWidth, Math.ceil(window.x + (right + 2) * scaleX), Math.floor(window.x + window.width));
+  const y1 = Math.min(imageHeight, Math.ceil(window.y + (bottom + 2) * scaleY), Math.floor(window.y + window.height));
+  return x1 > x0 && y1 > y0 ? { x: x0, y: y0, width: x1 - x0, height: y1 - y0 } : undefined;
+}
+
+function interpolate(
+  segmentation: Float32Array,
+  side: number,
+  window: Box,
+  region: Box,
+  labels: Uint8Array,
+  foreground: Uint8Array,
+): void {
+  const plane = side * side;
+  const stepX = side / window.width;
+  const stepY = side / window.height;
+  for (let y = 0; y < region.height; y++) {
+    const v = Math.min(Math.max((region.y + y + 0.5 - window.y) * stepY - 0.5, 0), side - 1);
+    const v0 = Math.floor(v);
+    const fv = v - v0;
+    const rowA = v0 * side;
+    const rowB = Math.min(v0 + 1, side - 1) * side;
+    for (let x = 0; x < region.width; x++) {
+      const u = Math.min(Math.max((region.x + x + 0.5 - window.x) * stepX - 0.5, 0), side - 1);
+      const u0 = Math.floor(u);
+      const u1 = Math.min(u0 + 1, side - 1);
+      const fu = u - u0;
+      const wa = (1 - fu) * (1 - fv);
+      const wb = fu * (1 - fv);
+      const wc = (1 - fu) * fv;
+      const wd = fu * fv;
+      const mix = (base: number): number =>
+        (segmentation[base + rowA + u0] ?? 0) * wa +
+        (segmentation[base + rowA + u1] ?? 0) * wb +
+        (segmentation[base + rowB + u0] ?? 0) * wc +
+        (segmentation[base + rowB + u1] ?? 0) * wd;
+      const background = mix(0);
+      const at = y * region.width + x;
+      foreground[at] = Math.round(Math.min(1, Math.max(0, 1 - background)) * 255);
+      // Cell or not is decided first: at the border three classes share the probability and none has half of it.
+      if (background >= 0.5) continue;
+      labels[at] = mix(2 * plane) > mix(plane) ? NUCLEUS : CYTOPLASM;
+    }
+  }
+}
+
+/** Clears every 8-connected component but the one nearest to the point; of equally near ones the first in reading order. */
+function keepNearestComponent(labels: Uint8Array, width: number, height: number, x: number, y: number): boolean {
+  let seed = -1;
+  let nearest = Number.POSITIVE_INFINITY;
+  for (let py = 0; py < height; py++) {
+    for (let px = 0; px < width; px++) {
+      if (labels[py * width + px] === BACKGROUND) continue;
+      const distance = (px - x) ** 2 + (py - y) ** 2;
+      if (distance < nearest) {
+        nearest = distance;
+        seed = py * width + px;
+      }
+    }
+  }
+  if (seed < 0) return false;
+  const member = new Uint8Array(labels.length);
+  flood(width, height, [seed], (at) => labels[at] !== BACKGROUND, true, member);
+  for (let i = 0; i < labels.length; i++) if (member[i] === 0) labels[i] = BACKGROUND;
+  return true;
+}
+
+/** Background that the border of the box does not reach becomes cell: nucleus where nucleus surrounds it. */
+function fillHoles(labels: Uint8Array, width: number, height: number): void {
+  const border: number[] = [];
+  for (let x = 0; x < width; x++) border.push(x, (height - 1) * width + x);
+  for (let y = 0; y < height; y++) border.push(y * width, y * width + width - 1);
+  const isBackground = (at: number): boolean => labels[at] === BACKGROUND;
+  const seen = new Uint8Array(labels.length);
+  flood(width, height, border, isBackground, false, seen);
+  for (let i = 0; i < labels.length; i++) {
+    if (labels[i] !== BACKGROUND || seen[i] === 1) continue;
+    const hole = flood(width, height, [i], isBackground, false, seen);
+    let nucleus = 0;
+    let cytoplasm = 0;
+    for (const p of hole) {
+      for (const neighbour of [p - 1, p + 1, p - width, p + width]) {
+        if (labels[neighbour] === NUCLEUS) nucleus++;
+        else if (labels[neighbour] === CYTOPLASM) cytoplasm++;
+      }
+    }
+    for (const p of hole) labels[p] = nucleus > cytoplasm ? NUCLEUS : CYTOPLASM;
+  }
+}
+
+/** The pixels connected to a seed through accepted ones, marked 1 in `seen`. */
+function flood(
+  width: number,
+  height: number,
+  seeds: readonly number[],
+  accept: (at: number) => boolean,
+  diagonal: boolean,
+  seen: Uint8Array,
+): number[] {
+  const reached: number[] = [];
+  const stack: number[] = [];
+  const visit = (at: number): void => {
+    if (seen[at] === 1 || !accept(at)) return;
+    seen[at] = 1;
+    stack.push(at);
+  };
+  for (const seed of seeds) visit(seed);
+  for (let at = stack.pop(); at !== undefined; at = stack.pop()) {
+    reached.push(at);
+    const x = at % width;
+    const left = x > 0;
+    const right = x < width - 1;
+    const above = at >= width;
+    const below = at < width * (height - 1);
+    if (left) visit(at - 1);
+    if (right) visit(at + 1);
+    if (above) visit(at - width);
+    if (below) visit(at + width);
+    if (!diagonal) continue;
+    if (above && left) visit(at - width - 1);
+    if (above && right) visit(at - width + 1);
+    if (below && left) visit(at + width - 1);
+    if (below && right) visit(at + width + 1);
+  }
+  return reached;
+}
+
+/** Shrinks the box to the labelled pixels; undefined where none is left. */
+export function trim(shape: CellShape): CellShape | undefined {
+  const { box, labels, foreground } = shape;
+  let left = box.width;
+  let right = -1;
+  let top = box.height;
+  let bottom = -1;
+  let areaPx = 0;
+  for (let y = 0; y < box.height; y++) {
+    for (let x = 0; x < box.width; x++) {
+      if (labels[y * box.width + x] === BACKGROUND) continue;
+      areaPx++;
+      if (x < left) left = x;
+      if (x > right) right = x;
+      if (y < top) top = y;
+      if (y > bottom) bottom = y;
+    }
+  }
+  if (areaPx === 0) return undefined;
+  const width = right - left + 1;
+  const height = bottom - top + 1;
+  const cut = (from: Uint8Array): Uint8Array => {
+    const out = new Uint8Array(width * height);
+    for (let y = 0; y < height; y++) {
+      const start = (top + y) * box.width + left;
+      out.set(from.subarray(start, start + width), y * width);
+    }
+    return out;
+  };
+  return {
+    box: { x: box.x + left, y: box.y + top, width, height },
+    labels: cut(labels),
+    foreground: cut(foreground),
+    areaPx,
+  };
+}
+
+export interface Verdict {
+  readonly class: CellType;
+  readonly confidence: number;
+}
+
+/**
+ * The class to report. A model that is not sure declines (`unidentified`), unless it is sure that it is no white cell
+ * and only wavers between the kinds of these.
+ */
+export function classify(probabilities: ArrayLike<number>, manifest: CellsManifest): Verdict {
+  let best = 0;
+  let other = -1;
+  let otherMass = 0;
+  manifest.classes.forEach((name, i) => {
+    const p = probabilities[i] ?? 0;
+    if (p > (probabilities[best] ?? 0)) best = i;
+    if (NOT_WHITE_CELLS.includes(name)) {
+      otherMass += p;
+      if (other < 0 || p > (probabilities[other] ?? 0)) other = i;
+    }
+  });
+  const confidence = Math.min(1, Math.max(0, probabilities[best] ?? 0));
+  if (confidence >= manifest.unidentifiedBelow) return { class: manifest.classes[best] ?? 'unidentified', confidence };
+  if (other >= 0 && otherMass > 0.5) return { class: manifest.classes[other] ?? 'unidentified', confidence };
+  return { class: 'unidentified', confidence };
+}
+
+export const isWhiteCell = (type: CellType): boolean => !NOT_WHITE_CELLS.includes(type);
+
+/**
+ * One instance for each cell: of duplicates the more convincing stays, contested pixels go to the mask that is surer of
+ * them, and what is left too small is dropped. The result keeps the order of reading: by y, then x.
+ */
+export function resolveOverlaps<T extends Instance>(
+  instances: readonly T[],
+  micronsPerPixel: number,
+): { readonly instance: T; readonly shape: CellShape }[] {
+  const minArea = Math.max(4, MIN_AREA_UM2 / micronsPerPixel ** 2);
+  const ranked = instances
+    .filter(({ shape }) => shape.areaPx >= minArea)
+    .map((instance) => ({ instance, rank: rankOf(instance) }))
+    .sort(
+      (a, b) =>
+        b.rank - a.rank || a.instance.centre.y - b.instance.centre.y || a.instance.centre.x - b.instance.centre.x,
+    );
+  const kept: { instance: T; shape: CellShape }[] = [];
+  for (const { instance } of ranked) {
+    if (!kept.some((other) => isDuplicate(other.instance.shape, instance.shape))) {
+      kept.push({ instance, shape: { ...instance.shape, labels: instance.shape.labels.slice() } });
+    }
+  }
+  for (let i = 0; i < kept.length; i++) {
+    for (let j = i + 1; j < kept.length; j++) {
+      const a = kept[i];
+      const b = kept[j];
+      if (a && b) settle(a.shape, b.shape);
+    }
+  }
+  return kept
+    .flatMap(({ instance, shape }) => {
+      const settled = trim(shape);
+      return settled !== undefined && settled.areaPx >= minArea ? [{ instance, shape: settled }] : [];
+    })
+    .sort((a, b) => a.shape.box.y - b.shape.box.y || a.shape.box.x - b.shape.box.x);
+}
+
+/** White cells before anything else; then sure and central ones: a crop shows its own cell best in the middle. */
+function rankOf(instance: Instance): number {
+  const { box } = instance.shape;
+  const offset = Math.hypot(
+    (box.x + box.width / 2 - instance.centre.x) / box.width,
+    (box.y + box.height / 2 - instance.centre.y) / box.height,
+  );
+  return (isWhiteCell(instance.class) ? 1 : 0) + instance.confidence * Math.max(0, 1 - offset);
+}
+
+function overlapBox(a: Box, b: Box, margin = 0): Box | undefined {
+  const x = Math.max(a.x, b.x) - margin;
+  const y = Math.max(a.y, b.y) - margin;
+  const width = Math.min(a.x + a.width, b.x + b.width) + margin - x;
+  const height = Math.min(a.y + a.height, b.y + b.height) + margin - y;
+  return width > 0 && height > 0 ? { x, y, width, height } : undefined;
+}
+
+const indexIn = (box: Box, x: number, y: number): number => (y - box.y) * box.width + (x - box.x);
+
+function isDuplicate(a: CellShape, b: CellShape): boolean {
+  const common = overlapBox(a.box, b.box);
+  if (common === undefined) return false;
+  let shared = 0;
+  for (let y = common.y; y < common.y + common.height; y++) {
+    for (let x = common.x; x < common.x + common.width; x++) {
+      if (a.labels[indexIn(a.box, x, y)] !== BACKGROUND && b.labels[indexIn(b.box, x, y)] !== BACKGROUND) shared++;
+    }
+  }
+  // Containment in the smaller mask is never less than the intersection over union.
+  return shared / Math.min(a.areaPx, b.areaPx) > DUPLICATE_ABOVE;
+}
+
+/** Gives each contested pixel to the surer mask; labels are changed in place. */
+function settle(a: CellShape, b: CellShape): void {
+  const common = overlapBox(a.box, b.box);
+  if (common === undefined) return;
+  for (let y = common.y; y < common.y + common.height; y++) {
+    for (let x = common.x; x < common.x + common.width; x++) {
+      const i = indexIn(a.box, x, y);
+      const j = indexIn(b.box, x, y);
+      if (a.labels[i] === BACKGROUND || b.labels[j] === BACKGROUND) continue;
+      if ((a.foreground[i] ?? 0) >= (b.foreground[j] ?? 0)) b.labels[j] = BACKGROUND;
+      else a.labels[i] = BACKGROUND;
+    }
+  }
+}
+
+/** Indices of the shapes that touch another one. */
+export function touching(shapes: readonly CellShape[], micronsPerPixel: number): Set<number> {
+  const reach = Math.max(1, Math.round(TOUCHING_UM / micronsPerPixel));
+  const found = new Set<number>();
+  for (let i = 0; i < shapes.length; i++) {
+    for (let j = i + 1; j < shapes.length; j++) {
+      const a = shapes[i];
+      const b = shapes[j];
+      if (a && b && !(found.has(i) && found.has(j)) && shapesTouch(a, b, reach)) {
+        found.add(i);
+        found.add(j);
+      }
+    }
+  }
+  return found;
+}
+
+function shapesTouch(a: CellShape, b: CellShape, reach: number): boolean {
+  const common = overlapBox(a.box, b.box, reach);
+  if (common === undefined) return false;
+  const inside = (shape: CellShape, x: number, y: number): boolean =>
+    x >= shape.box.x &&
+    y >= shape.box.y &&
+    x < shape.box.x + shape.box.width &&
+    y < shape.box.y + shape.box.height &&
+    shape.labels[indexIn(shape.box, x, y)] !== BACKGROUND;
+  for (let y = common.y; y < common.y + common.height; y++) {
+    for (let x = common.x; x < common.x + common.width; x++) {
+      if (!inside(a, x, y)) continue;
+      for (let dy = -reach; dy <= reach; dy++) {
+        for (let dx = -reach; dx <= reach; dx++) {
+          if (dx * dx + dy * dy <= reach * reach + 1 && inside(b, x + dx, y + dy)) return true;
+        }
+      }
+    }
+  }
+  return false;
+}
+
+export const touchesBorder = (box: Box, imageWidth: number, imageHeight: number): boolean =>
+  box.x <= 0 || box.y <= 0 || box.x + box.width >= imageWidth || box.y + box.height >= imageHeight;
+
+/** What a reader of the result should know about a cell before trusting it. */
+export function cellFlags(cell: {
+  readonly shape: CellShape;
+  readonly imageWidth: number;
+  readonly imageHeight: number;
+  readonly confidence: number;
+  readonly consistency: number;
+  readonly touches: boolean;
+  readonly scaleUnknown: boolean;
+  readonly manifest: CellsManifest;
+}): CellFlag[] {
+  const flags: CellFlag[] = [];
+  if (touchesBorder(cell.shape.box, cell.imageWidth, cell.imageHeight)) flags.push('border');
+  if (cell.confidence < cell.manifest.lowConfidenceBelow) flags.push('low_confidence');
+  if (cell.consistency < cell.manifest.lowConsistencyBelow) flags.push('low_consistency');
+  if (cell.touches) flags.push('touching');
+  if (cell.scaleUnknown) flags.push('scale_unknown');
+  return flags;
+}
+
+export const maskOf = (shape: CellShape): GreyImage => ({
+  width: shape.box.width,
+  height: shape.box.height,
+  data: shape.labels,
+});

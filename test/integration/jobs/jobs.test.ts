@@ -1,0 +1,512 @@
+/** The jobs on a real database and the queue backend of this run; vision is a function that the test gives. */
+import { randomBytes } from 'node:crypto';
+import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Webhook } from 'standardwebhooks';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
+import { type SweepDeps, sweep } from '../../../src/jobs/sweep.js';
+import { type JobWorker, startWorker, type WorkerDeps } from '../../../src/jobs/worker.js';
+import { createMetrics, type Metrics } from '../../../src/observability/metrics.js';
+import {
+  createAnalysis,
+  deleteAnalysis,
+  getAnalysisDocument,
+  type NewAnalysis,
+  waitForCompletion,
+} from '../../../src/storage/analyses.js';
+import { getCells } from '../../../src/storage/cells.js';
+import type { AnalysisDocument } from '../../../src/storage/documents.js';
+import { UndecodableImageError, type Vision } from '../../../src/vision/index.js';
+import { openTestDatabase, openTestQueues, QUEUE_BACKEND, SILENT, type TestDatabase } from '../../support/database.js';
+import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
+
+const SECRET = `whsec_${randomBytes(32).toString('base64')}`;
+const WAIT_MS = 60_000;
+
+let test: TestDatabase;
+let queues: Queues;
+let metrics: Metrics;
+const workers: JobWorker[] = [];
+const receivers: Server[] = [];
+
+beforeEach(async () => {
+  test = await openTestDatabase();
+  queues = await openTestQueues(test.database);
+  metrics = createMetrics({ version: 'test' });
+});
+afterEach(async () => {
+  for (const worker of workers.splice(0)) await worker.close(5_000);
+  for (const server of receivers.splice(0)) {
+    server.closeAllConnections();
+    server.close();
+  }
+  await queues.close();
+  await test.close();
+});
+
+type Analyze = Vision['analyze'];
+const oneNeutrophil: Analyze = async () => imageAnalysis([cellFinding('neutrophil')]);
+/** Images are told apart by their text. */
+const textOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
+
+function work(analyze: Analyze, more: Partial<WorkerDeps> = {}): JobWorker {
+  const worker = startWorker({
+    config: { workerConcurrency: 4, publicUrl: 'https://lab.test', maxAnalysisAgeMinutes: 60, retentionDays: 0 },
+    db: test.database,
+    queues,
+    vision: { analyze, model: TEST_MODEL },
+    metrics,
+    log: SILENT,
+    webhookSecret: SECRET,
+    retryScheduleMs: [50, 100],
+    ...more,
+  });
+  workers.push(worker);
+  return worker;
+}
+
+function sweepDeps(config: Partial<SweepDeps['config']> = {}): SweepDeps {
+  return {
+    db: test.database,
+    queues,
+    metrics,
+    log: SILENT,
+    publicUrl: undefined,
+    config: { maxAnalysisAgeMinutes: 60, retentionDays: 0, ...config },
+  };
+}
+
+async function store(texts: readonly string[], order: NewAnalysis = {}): Promise<string> {
+  const images = texts.map((text, n) => ({ filename: `${n}.png`, contentType: 'image/png', bytes: Buffer.from(text) }));
+  return (await createAnalysis(test.database, { ...order, images })).id;
+}
+
+async function post(texts: readonly string[], order: NewAnalysis = {}): Promise<string> {
+  const id = await store(texts, order);
+  await enqueueAnalysis(queues, { id, imageCount: texts.length, priority: order.priority ?? 'routine' });
+  return id;
+}
+
+async function ended(id: string): Promise<AnalysisDocument> {
+  const status = await waitForCompletion(test.database, id, WAIT_MS);
+  expect(['completed', 'failed']).toContain(status);
+  const document = await getAnalysisDocument(test.database, id);
+  if (document === null) throw new Error('the analysis is gone');
+  return document;
+}
+
+async function until(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  const deadline = Date.now() + WAIT_MS;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
+    await sleep(20);
+  }
+}
+
+interface Received {
+  readonly headers: IncomingHttpHeaders;
+  readonly body: string;
+}
+
+/** A receiver that answers with `statuses` in turn, the last one for good. */
+async function receiver(
+  statuses: readonly number[],
+  headers: Record<string, string> = {},
+): Promise<{ url: string; received: Received[] }> {
+  const received: Received[] = [];
+  const server = createServer((request, response) => {
+    const chunks: Buffer[] = [];
+    request.on('data', (chunk: Buffer) => chunks.push(chunk));
+    request.on('end', () => {
+      received.push({ headers: request.headers, body: Buffer.concat(chunks).toString() });
+      response.writeHead(statuses[Math.min(received.length, statuses.length) - 1] ?? 200, headers).end('thanks');
+    });
+  });
+  receivers.push(server);
+  await new Promise<void>((settle) => server.listen(0, '127.0.0.1', settle));
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook`, received };
+}
+
+const deliveryOf = (id: string) => test.database.prisma.delivery.findFirst({ where: { analysisId: id } });
+
+describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
+  it('is the backend that this run is about', () => {
+    expect(queues.backend).toBe(QUEUE_BACKEND);
+  });
+
+  it('bring an analysis of several images to its result', async () => {
+    work(async (bytes) =>
+      imageAnalysis(
+        textOf(bytes) === 'two' ? [cellFinding('lymphocyte'), cellFinding('lymphocyte')] : [cellFinding('neutrophil')],
+      ),
+    );
+    const document = await ended(await post(['one', 'two', 'three'], { wbcCount: 4 }));
+    expect(document).toMatchObject({
+      status: 'completed',
+      model: TEST_MODEL,
+      differential: { totalWbc: 4, wbcCount: 4 },
+    });
+    expect(document.images.map((image) => image.cellCount)).toEqual([1, 2, 1]);
+    const counts = Object.fromEntries(document.differential?.classes.map((row) => [row.class, row.count]) ?? []);
+    expect(counts).toMatchObject({ neutrophil: 2, lymphocyte: 2, monocyte: 0 });
+    const text = await metrics.registry.metrics();
+    expect(text).toContain('leukodiff_images_total{outcome="completed",reason="none"} 3');
+    expect(text).toContain('leukodiff_analyses_total{outcome="completed"} 1');
+    expect(text).toContain('leukodiff_cells_total{class="lymphocyte"} 2');
+  });
+
+  it('analyse images of one order side by side', async () => {
+    let running = 0;
+    let most = 0;
+    work(async () => {
+      running += 1;
+      most = Math.max(most, running);
+      await until(() => most >= 3 || running === 0, 'three at once');
+      running -= 1;
+      return imageAnalysis([]);
+    });
+    await ended(await post(['a', 'b', 'c']));
+    expect(most).toBeGreaterThanOrEqual(3);
+  });
+
+  it('give vision the posted bytes and the posted scale', async () => {
+    const seen: [string, number | undefined][] = [];
+    work(async (bytes, options) => {
+      seen.push([textOf(bytes), options?.micronsPerPixel]);
+      return imageAnalysis([]);
+    });
+    await ended(await post(['given'], { micronsPerPixel: 0.16 }));
+    await ended(await post(['absent']));
+    expect(seen).toEqual([
+      ['given', 0.16],
+      ['absent', undefined],
+    ]);
+  });
+
+  it('complete an analysis when an image cannot be read, and fail it when none can', async () => {
+    work(async (bytes) => {
+      if (textOf(bytes) === 'bad')
+        throw new UndecodableImageError('image-truncated', 'The file ends too early. Export it again.');
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    const mixed = await ended(await post(['good', 'bad']));
+    expect(mixed).toMatchObject({ status: 'completed', differential: { totalWbc: 1 } });
+    expect(mixed.images[1]).toMatchObject({
+      status: 'failed',
+      problem: { code: 'image-truncated', detail: 'The file ends too early. Export it again.' },
+    });
+    expect(mixed.review?.reasons.map((reason) => reason.code)).toContain('image_failed');
+    const none = await ended(await post(['bad', 'bad']));
+    expect(none).toMatchObject({ status: 'failed', differential: null, problem: { code: 'all-images-failed' } });
+    expect((await ended(await post(['bad']))).problem?.code).toBe('image-truncated');
+  });
+
+  it('try again what may pass', async () => {
+    let runs = 0;
+    work(async () => {
+      runs += 1;
+      if (runs < 3) throw new Error('the inference thread crashed');
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    const document = await ended(await post(['x']));
+    expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 1 } });
+    expect(runs).toBe(3);
+  });
+
+  it('give up on an image after a bounded number of tries, without an internal message in the answer', async () => {
+    let runs = 0;
+    work(async (bytes) => {
+      if (textOf(bytes) === 'good') return imageAnalysis([]);
+      runs += 1;
+      throw new TypeError('tensor shape 3x4 secret detail');
+    });
+    const document = await ended(await post(['good', 'poison']));
+    expect(document.images[1]).toMatchObject({ status: 'failed', problem: { code: 'image-analysis-error' } });
+    expect(JSON.stringify(document)).not.toContain('secret detail');
+    expect(runs).toBe(5);
+  });
+
+  it('give up on an image whose runs were cut off again and again', async () => {
+    const id = await store(['killer']);
+    // As three workers left it that were killed.
+    await test.database.pool.query(`UPDATE images SET status = 'processing', attempts = 3 WHERE analysis_id = $1`, [
+      id,
+    ]);
+    let runs = 0;
+    work(async () => {
+      runs += 1;
+      return imageAnalysis([]);
+    });
+    await enqueueAnalysis(queues, { id, imageCount: 1, priority: 'routine' });
+    expect((await ended(id)).problem?.code).toBe('image-interrupted');
+    expect(runs).toBe(0);
+  });
+
+  it('give one result when they run twice', async () => {
+    let runs = 0;
+    const hook = await receiver([200]);
+    const id = await store(['a', 'b'], { callbackUrl: hook.url });
+    await enqueueAnalysis(queues, { id, imageCount: 2, priority: 'routine' });
+    await enqueueAnalysis(queues, { id, imageCount: 2, priority: 'routine' });
+    work(async () => {
+      runs += 1;
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    const document = await ended(id);
+    await until(() => hook.received.length > 0, 'the webhook');
+    expect(document.differential?.totalWbc).toBe(2);
+    await enqueueAnalysis(queues, { id, imageCount: 2, priority: 'routine' });
+    await sleep(1_500);
+    expect(await getAnalysisDocument(test.database, id)).toEqual(document);
+    expect((await getCells(test.database, id, { limit: 10 }))?.total).toBe(2);
+    expect(hook.received).toHaveLength(1);
+    // Those that came while the first ones ran found their image taken or done.
+    expect(runs).toBeLessThanOrEqual(4);
+  });
+
+  it('let an urgent order pass those that wait', async () => {
+    const order: string[] = [];
+    const routine = await post(Array.from({ length: 5 }, (_, n) => `routine ${n}`));
+    const stat = await post(['stat'], { priority: 'stat' });
+    work(
+      async (bytes) => {
+        order.push(textOf(bytes));
+        return imageAnalysis([]);
+      },
+      { config: { workerConcurrency: 1, publicUrl: undefined, maxAnalysisAgeMinutes: 60, retentionDays: 0 } },
+    );
+    await ended(stat);
+    await ended(routine);
+    expect(order[0]).toBe('stat');
+    expect(order).toHaveLength(6);
+  });
+
+  it('leave an analysis alone that was deleted meanwhile', async () => {
+    let id = '';
+    let runs = 0;
+    work(async (bytes) => {
+      runs += 1;
+      if (textOf(bytes) === 'deleted') await deleteAnalysis(test.database, id);
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    id = await post(['deleted']);
+    await until(() => runs === 1, 'the run');
+    // The worker lives.
+    expect((await ended(await post(['next']))).status).toBe('completed');
+    expect(await getAnalysisDocument(test.database, id)).toBeNull();
+  });
+});
+
+describe(`the sweep, queue on ${QUEUE_BACKEND}`, () => {
+  it('enqueues what was committed and never enqueued', async () => {
+    const id = await store(['a', 'b']);
+    expect(await sweep(sweepDeps(), { graceMs: 60_000 })).toMatchObject({ reenqueued: 0 });
+    expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 1 });
+    work(oneNeutrophil);
+    expect((await ended(id)).differential?.totalWbc).toBe(2);
+  });
+
+  it('leaves alone what is on its way', async () => {
+    const id = await post(['a', 'b']);
+    expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 0 });
+    work(oneNeutrophil);
+    expect((await ended(id)).status).toBe('completed');
+  });
+
+  it('brings back an analysis whose jobs are all gone, without doing finished images again', async () => {
+    const seen: string[] = [];
+    const id = await post(['first', 'second']);
+    await queues.removeAnalysis(id);
+    expect(await queues.hasAnalysis(id)).toBe(false);
+    await test.database.pool.query(
+      `UPDATE images SET status = 'completed', cell_count = 0 WHERE analysis_id = $1 AND index = 0`,
+      [id],
+    );
+    expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 1 });
+    work(async (bytes) => {
+      seen.push(textOf(bytes));
+      return imageAnalysis([]);
+    });
+    expect((await ended(id)).status).toBe('completed');
+    expect(seen).toEqual(['second']);
+  });
+
+  it('brings back an analysis of which only the end is missing', async () => {
+    const id = await store(['a']);
+    await test.database.pool.query(`UPDATE images SET status = 'completed', cell_count = 0 WHERE analysis_id = $1`, [
+      id,
+    ]);
+    expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 1 });
+    work(oneNeutrophil);
+    expect((await ended(id)).status).toBe('completed');
+  });
+
+  it('fails an analysis that is too old, with a reason, and tells its receiver', async () => {
+    const hook = await receiver([200]);
+    const id = await post(['a'], { callbackUrl: hook.url });
+    await test.database.pool.query(`UPDATE analyses SET created_at = now() - interval '61 minutes' WHERE id = $1`, [
+      id,
+    ]);
+    expect(await sweep(sweepDeps())).toMatchObject({ expired: 1 });
+    expect(await ended(id)).toMatchObject({ status: 'failed', problem: { code: 'analysis-expired' } });
+    let runs = 0;
+    work(async () => {
+      runs += 1;
+      return imageAnalysis([]);
+    });
+    await until(() => hook.received.length === 1, 'the webhook');
+    expect(JSON.parse(hook.received[0]?.body ?? '{}')).toMatchObject({ type: 'analysis.failed' });
+    expect(runs).toBe(0);
+  });
+
+  it('removes what is older than the retention', async () => {
+    const old = await store(['a']);
+    const young = await store(['b']);
+    await test.database.pool.query(`UPDATE analyses SET created_at = now() - interval '8 days' WHERE id = $1`, [old]);
+    expect(await sweep(sweepDeps({ retentionDays: 0, maxAnalysisAgeMinutes: 100_000 }))).toMatchObject({ removed: 0 });
+    expect(await sweep(sweepDeps({ retentionDays: 7, maxAnalysisAgeMinutes: 100_000 }))).toMatchObject({ removed: 1 });
+    expect(await getAnalysisDocument(test.database, old)).toBeNull();
+    expect(await getAnalysisDocument(test.database, young)).not.toBeNull();
+  });
+
+  it('brings back a delivery whose job is gone', async () => {
+    const hook = await receiver([200]);
+    const id = await store(['a'], { callbackUrl: hook.url });
+    await test.database.pool.query(`UPDATE analyses SET status = 'completed' WHERE id = $1`, [id]);
+    await test.database.pool.query(
+      `INSERT INTO deliveries (id, analysis_id, event_type, url, body, next_attempt_at)
+       VALUES (gen_random_uuid(), $1, 'analysis.completed', $2, '{}', now() - interval '2 minutes')`,
+      [id, hook.url],
+    );
+    expect(await sweep(sweepDeps())).toMatchObject({ deliveries: 1 });
+    work(oneNeutrophil);
+    await until(() => hook.received.length === 1, 'the webhook');
+    await until(async () => (await deliveryOf(id))?.status === 'delivered', 'the row');
+  });
+});
+
+describe(`webhooks, queue on ${QUEUE_BACKEND}`, () => {
+  it('arrive signed, and say where the result is', async () => {
+    const hook = await receiver([204]);
+    work(oneNeutrophil);
+    const id = await post(['a'], { callbackUrl: hook.url, accessionNumber: 'A-7' });
+    await until(() => hook.received.length === 1, 'the webhook');
+    const [{ headers, body }] = hook.received as [Received];
+    const event = new Webhook(SECRET).verify(body, headers as Record<string, string>);
+    expect(event).toMatchObject({
+      type: 'analysis.completed',
+      data: {
+        id,
+        status: 'completed',
+        accessionNumber: 'A-7',
+        totalWbc: 1,
+        links: { self: `https://lab.test/analyses/${id}` },
+      },
+    });
+    expect(headers).toMatchObject({ 'content-type': 'application/json' });
+    expect(() =>
+      new Webhook(`whsec_${randomBytes(32).toString('base64')}`).verify(body, headers as Record<string, string>),
+    ).toThrow();
+    await until(async () => (await deliveryOf(id))?.status === 'delivered', 'the row');
+    expect(await deliveryOf(id)).toMatchObject({ attempts: 1, lastStatus: 204, nextAttemptAt: null });
+  });
+
+  it('are tried again with the same id and body until they arrive', async () => {
+    const hook = await receiver([500, 503, 200]);
+    work(oneNeutrophil);
+    const id = await post(['a'], { callbackUrl: hook.url });
+    await until(() => hook.received.length === 3, 'three attempts');
+    expect(new Set(hook.received.map((one) => one.headers['webhook-id'])).size).toBe(1);
+    expect(new Set(hook.received.map((one) => one.body)).size).toBe(1);
+    for (const { headers, body } of hook.received) new Webhook(SECRET).verify(body, headers as Record<string, string>);
+    await until(async () => (await deliveryOf(id))?.status === 'delivered', 'the row');
+    expect((await deliveryOf(id))?.attempts).toBe(3);
+  });
+
+  it('are given up when the schedule is used up', async () => {
+    const hook = await receiver([500]);
+    work(oneNeutrophil);
+    const id = await post(['a'], { callbackUrl: hook.url });
+    await until(async () => (await deliveryOf(id))?.status === 'failed', 'giving up');
+    expect(hook.received).toHaveLength(3);
+    expect(await deliveryOf(id)).toMatchObject({
+      attempts: 3,
+      lastStatus: 500,
+      lastError: 'the receiver answered 500',
+    });
+  });
+
+  it('are given up at once when the receiver says Gone', async () => {
+    const hook = await receiver([410]);
+    work(oneNeutrophil);
+    const id = await post(['a'], { callbackUrl: hook.url });
+    await until(async () => (await deliveryOf(id))?.status === 'failed', 'giving up');
+    expect(hook.received).toHaveLength(1);
+  });
+
+  it('do not follow a redirect', async () => {
+    const elsewhere = await receiver([200]);
+    const hook = await receiver([302], { location: elsewhere.url });
+    work(oneNeutrophil);
+    const id = await post(['a'], { callbackUrl: hook.url });
+    await until(async () => (await deliveryOf(id))?.status === 'failed', 'giving up');
+    expect(elsewhere.received).toHaveLength(0);
+    expect(await deliveryOf(id)).toMatchObject({ lastStatus: 302 });
+  });
+
+  it('that nobody receives do not disturb the result', async () => {
+    work(oneNeutrophil);
+    const gone = await receiver([200]);
+    await new Promise((settle) => receivers.pop()?.close(settle));
+    const id = await post(['a'], { callbackUrl: gone.url });
+    expect((await ended(id)).status).toBe('completed');
+    await until(async () => (await deliveryOf(id))?.status === 'failed', 'giving up');
+    expect((await deliveryOf(id))?.lastError).toBe('ECONNREFUSED');
+  });
+});
+
+describe(`the worker's end, queue on ${QUEUE_BACKEND}`, () => {
+  it('waits for running images and leaves waiting ones to the next worker', async () => {
+    const done: string[] = [];
+    const slow: Analyze = async (bytes) => {
+      await sleep(500);
+      done.push(textOf(bytes));
+      return imageAnalysis([]);
+    };
+    const config = { workerConcurrency: 1, publicUrl: undefined, maxAnalysisAgeMinutes: 60, retentionDays: 0 };
+    const first = work(slow, { config });
+    const id = await post(['a', 'b', 'c']);
+    await until(async () => (await getAnalysisDocument(test.database, id))?.status === 'processing', 'the start');
+    await first.close(10_000);
+    const atClose = done.length;
+    expect(atClose).toBe(1);
+    await sleep(1_200);
+    expect(done).toHaveLength(atClose);
+    work(slow, { config });
+    expect((await ended(id)).status).toBe('completed');
+    expect(done.toSorted()).toEqual(['a', 'b', 'c']);
+  });
+
+  it('cuts off what takes too long; it runs again and counts nothing against the image', async () => {
+    let runs = 0;
+    const hanging: Analyze = (_bytes, options) =>
+      new Promise((_, fail) => {
+        runs += 1;
+        options?.signal?.addEventListener('abort', () => fail(options.signal?.reason));
+      });
+    const first = work(hanging);
+    const id = await post(['a']);
+    await until(() => runs === 1, 'the run');
+    const begun = performance.now();
+    await first.close(200);
+    expect(performance.now() - begun).toBeLessThan(5_000);
+    work(oneNeutrophil);
+    expect((await ended(id)).differential?.totalWbc).toBe(1);
+    const [row] = (
+      await test.database.pool.query<{ attempts: number }>('SELECT attempts FROM images WHERE analysis_id = $1', [id])
+    ).rows;
+    expect(row?.attempts).toBe(1);
+  });
+});

@@ -1,0 +1,575 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { toImageResult } from '../../../src/jobs/analyze-image.js';
+import { conclude } from '../../../src/jobs/finish-analysis.js';
+import { IMAGE_INTERRUPTED } from '../../../src/jobs/problems.js';
+import {
+  countQueued,
+  createAnalysis,
+  deleteAnalysis,
+  getAnalysisDocument,
+  InvalidCursorError,
+  listAnalyses,
+  type NewAnalysis,
+  waitForCompletion,
+} from '../../../src/storage/analyses.js';
+import { getCellArtefact, getCells } from '../../../src/storage/cells.js';
+import type { Database } from '../../../src/storage/database.js';
+import {
+  claimDelivery,
+  markAttemptFailed,
+  markDelivered,
+  nextAttemptAt,
+  overdueDeliveries,
+} from '../../../src/storage/deliveries.js';
+import { getImageCells, getImageFile, getImageSaliency } from '../../../src/storage/images.js';
+import {
+  type FinishOptions,
+  failAnalysis,
+  finishAnalysis,
+  releaseImage,
+  saveImageFailure,
+  saveImageResult,
+  startImage,
+} from '../../../src/storage/results.js';
+import { openAnalyses, removeOlderThan, withSweepLock } from '../../../src/storage/upkeep.js';
+import { decodeGreyPng } from '../../../src/vision/index.js';
+import type { CellFinding } from '../../../src/vision/types.js';
+import { openTestDatabase, type TestDatabase } from '../../support/database.js';
+import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
+
+let test: TestDatabase;
+let db: Database;
+
+beforeAll(async () => {
+  test = await openTestDatabase();
+  db = test.database;
+});
+afterAll(() => test.close());
+
+const FINISH: FinishOptions = {
+  conclude,
+  interrupted: IMAGE_INTERRUPTED,
+  eventOf: (document) => ({ type: `analysis.${document.status}`, body: JSON.stringify({ id: document.id }) }),
+};
+const ABSENT = '01890000-0000-7000-8000-000000000000';
+
+const file = (bytes = randomBytes(64)) => ({
+  filename: 'smear.png',
+  contentType: 'image/png',
+  bytes,
+  width: 320,
+  height: 240,
+});
+const create = async (order: NewAnalysis = {}, images = [file()]) =>
+  (await createAnalysis(db, { ...order, images })).id;
+const analysed = async (id: string, index: number, cells: readonly CellFinding[]) => {
+  await startImage(db, id, index);
+  return saveImageResult(db, id, index, await toImageResult(imageAnalysis(cells), TEST_MODEL));
+};
+const rows = async (table: string, id: string) =>
+  Number(
+    (await db.pool.query<{ n: string }>(`SELECT count(*) AS n FROM ${table} WHERE analysis_id = $1`, [id])).rows[0]?.n,
+  );
+
+describe('an order', () => {
+  it('is answered as it came while nothing has happened to it', async () => {
+    const bytes = randomBytes(100);
+    const collectedAt = '2026-11-20T08:30:00.000Z';
+    const id = await create(
+      {
+        accessionNumber: 'A-1',
+        specimenId: 'S-1',
+        orderId: 'O-1',
+        subjectId: 'P-1',
+        site: 'north',
+        collectedAt,
+        callbackUrl: 'http://lis.test/hook',
+        priority: 'stat',
+        targetCells: 200,
+        wbcCount: 7.2,
+        metadata: { ward: ['3b', null], urgent: false },
+      },
+      [file(bytes)],
+    );
+    const document = await getAnalysisDocument(db, id);
+    expect(document).toMatchObject({
+      id,
+      status: 'queued',
+      accessionNumber: 'A-1',
+      specimenId: 'S-1',
+      orderId: 'O-1',
+      subjectId: 'P-1',
+      site: 'north',
+      collectedAt,
+      callbackUrl: 'http://lis.test/hook',
+      priority: 'stat',
+      targetCells: 200,
+      wbcCount: 7.2,
+      metadata: { ward: ['3b', null], urgent: false },
+      model: null,
+      differential: null,
+      review: null,
+      problem: null,
+    });
+    expect(document?.images).toEqual([
+      {
+        index: 0,
+        filename: 'smear.png',
+        contentType: 'image/png',
+        byteLength: 100,
+        sha256: createHash('sha256').update(bytes).digest('hex'),
+        width: 320,
+        height: 240,
+        status: 'queued',
+        micronsPerPixel: null,
+        scaleSource: null,
+        scaleConfidence: null,
+        quality: null,
+        saliencyConsistency: null,
+        cellCount: null,
+        timingsMs: null,
+        problem: null,
+      },
+    ]);
+  });
+
+  it('keeps the posted bytes exactly, also beyond one piece of reading', async () => {
+    for (const size of [1, 8 * 1024 * 1024, 8 * 1024 * 1024 + 1, 20_000_000]) {
+      const bytes = randomBytes(size);
+      const id = await create({}, [file(bytes)]);
+      const stored = await getImageFile(db, id, 0);
+      expect(stored?.bytes.equals(bytes), `${size} bytes`).toBe(true);
+      expect(stored?.sha256).toBe(createHash('sha256').update(bytes).digest('hex'));
+      await deleteAnalysis(db, id);
+    }
+  });
+
+  it('keeps a name in any script', async () => {
+    const id = await create({ accessionNumber: 'Größe-血-🩸' }, [{ ...file(), filename: 'препарат №1.tif' }]);
+    const document = await getAnalysisDocument(db, id);
+    expect(document?.accessionNumber).toBe('Größe-血-🩸');
+    expect(document?.images[0]?.filename).toBe('препарат №1.tif');
+  });
+
+  it('is stored whole or not at all', async () => {
+    const before = await db.prisma.analysis.count();
+    const broken = { ...file(), filename: 'nul\u0000byte.png' };
+    await expect(createAnalysis(db, { images: [file(), broken] })).rejects.toThrow(/invalid byte sequence/);
+    expect(await db.prisma.analysis.count()).toBe(before);
+  });
+
+  it('has ids that sort by arrival', async () => {
+    const first = await create();
+    await new Promise((settle) => setTimeout(settle, 3));
+    const second = await create();
+    expect(second > first).toBe(true);
+  });
+});
+
+describe('ids that name nothing', () => {
+  it.each(['', 'x', '../etc', ABSENT, `${ABSENT}0`, "'; DROP TABLE analyses; --"])('%j', async (id) => {
+    expect(await getAnalysisDocument(db, id)).toBeNull();
+    expect(await deleteAnalysis(db, id)).toBe(false);
+    expect(await getCells(db, id, { limit: 10 })).toBeNull();
+    expect(await getImageFile(db, id, 0)).toBeNull();
+    expect(await getImageCells(db, id, 0)).toBeNull();
+    expect(await getImageSaliency(db, id, 0)).toBeNull();
+    expect(await getCellArtefact(db, id, '0-0', 'crop')).toBeNull();
+    expect(await waitForCompletion(db, id, 0)).toBeNull();
+    expect(await startImage(db, id, 0)).toBeNull();
+    expect(await finishAnalysis(db, id, FINISH)).toBeNull();
+    expect(await failAnalysis(db, id, IMAGE_INTERRUPTED, FINISH.eventOf)).toBeNull();
+  });
+
+  it('image indexes and cell ids that no image or cell can have', async () => {
+    const id = await create();
+    await analysed(id, 0, [cellFinding('neutrophil')]);
+    for (const index of [-1, 1, 0.5, 2 ** 40, Number.NaN]) {
+      expect(await getImageFile(db, id, index)).toBeNull();
+      expect(await getImageCells(db, id, index)).toBeNull();
+    }
+    for (const cell of ['', '0', '0-', '0-1', '0-99999999999', '1-0', 'a-b', '0-0-0']) {
+      expect(await getCellArtefact(db, id, cell, 'mask'), cell).toBeNull();
+    }
+  });
+});
+
+describe('the result of an image', () => {
+  it('is read back as it was found', async () => {
+    const id = await create();
+    const cells = [
+      cellFinding('neutrophil', {
+        flags: ['low_confidence', 'touching'],
+        areaUm2: null,
+        box: { x: 1, y: 2, width: 3, height: 4 },
+      }),
+      cellFinding('blast', { box: { x: 300, y: 10, width: 20, height: 9 }, flags: ['border'] }),
+    ];
+    expect(await analysed(id, 0, cells)).toBe(true);
+    const page = await getCells(db, id, { limit: 10 });
+    expect(page?.total).toBe(2);
+    expect(page?.items).toEqual([
+      {
+        id: '0-0',
+        image: 0,
+        box: { x: 1, y: 2, width: 3, height: 4 },
+        areaUm2: null,
+        class: 'neutrophil',
+        confidence: 0.97,
+        probabilities: { neutrophil: 0.97, artefact: 0.03 },
+        saliencyConsistency: 0.75,
+        flags: ['low_confidence', 'touching'],
+        counted: true,
+      },
+      {
+        id: '0-1',
+        image: 0,
+        box: { x: 300, y: 10, width: 20, height: 9 },
+        areaUm2: 10,
+        class: 'blast',
+        confidence: 0.97,
+        probabilities: { blast: 0.97, artefact: 0.03 },
+        saliencyConsistency: 0.75,
+        flags: ['border'],
+        // The right border cuts it.
+        counted: false,
+      },
+    ]);
+    const drawn = await getImageCells(db, id, 0);
+    expect(drawn).toMatchObject({ width: 320, height: 240, cells: [{ id: '0-0' }, { id: '0-1', class: 'blast' }] });
+    const mask = await decodeGreyPng(drawn?.cells[1]?.mask ?? Buffer.alloc(0));
+    expect([mask.width, mask.height, mask.data[0]]).toEqual([20, 9, 255]);
+    const cam = await decodeGreyPng((await getCellArtefact(db, id, '0-1', 'cam')) ?? Buffer.alloc(0));
+    expect([...cam.data]).toEqual([0, 85, 170, 255]);
+    const saliency = await decodeGreyPng((await getImageSaliency(db, id, 0)) ?? Buffer.alloc(0));
+    expect([...saliency.data]).toEqual([0, 1, 2, 3]);
+    const document = await getAnalysisDocument(db, id);
+    expect(document).toMatchObject({ status: 'processing', model: TEST_MODEL });
+    expect(document?.images[0]).toMatchObject({
+      status: 'completed',
+      micronsPerPixel: 0.25,
+      scaleSource: 'estimated',
+      cellCount: 2,
+      saliencyConsistency: 0.75,
+    });
+  });
+
+  it('replaces what an earlier run wrote', async () => {
+    const id = await create();
+    await analysed(id, 0, [cellFinding('neutrophil'), cellFinding('monocyte'), cellFinding('basophil')]);
+    await saveImageResult(db, id, 0, await toImageResult(imageAnalysis([cellFinding('eosinophil')]), TEST_MODEL));
+    const page = await getCells(db, id, { limit: 10 });
+    expect(page?.items.map((cell) => cell.class)).toEqual(['eosinophil']);
+    expect(await rows('cell_rasters', id)).toBe(1);
+    expect(await rows('consistency_scores', id)).toBe(1);
+    expect((await getAnalysisDocument(db, id))?.images[0]?.cellCount).toBe(1);
+  });
+
+  it('holds more cells than one statement takes', async () => {
+    const id = await create();
+    await analysed(
+      id,
+      0,
+      Array.from({ length: 450 }, () => cellFinding('lymphocyte')),
+    );
+    const numbers: string[] = [];
+    let cursor: string | undefined;
+    do {
+      const page = await getCells(db, id, { limit: 128, ...(cursor === undefined ? {} : { cursor }) });
+      expect(page?.total).toBe(450);
+      numbers.push(...(page?.items.map((cell) => cell.id) ?? []));
+      cursor = page?.nextCursor ?? undefined;
+    } while (cursor !== undefined);
+    expect(numbers).toEqual(Array.from({ length: 450 }, (_, n) => `0-${n}`));
+  });
+
+  it('is filtered by image and class, and its cursors go on where the page ended', async () => {
+    const id = await create({}, [file(), file(), file()]);
+    await analysed(id, 0, [cellFinding('neutrophil'), cellFinding('monocyte')]);
+    await analysed(id, 2, [cellFinding('monocyte'), cellFinding('monocyte')]);
+    const monocytes = await getCells(db, id, { limit: 2, class: 'monocyte' });
+    expect(monocytes).toMatchObject({ total: 3, nextCursor: '2-0', items: [{ id: '0-1' }, { id: '2-0' }] });
+    const rest = await getCells(db, id, { limit: 2, class: 'monocyte', cursor: '2-0' });
+    expect(rest).toMatchObject({ total: 3, nextCursor: null, items: [{ id: '2-1' }] });
+    expect(await getCells(db, id, { limit: 5, image: 1 })).toEqual({ items: [], nextCursor: null, total: 0 });
+    await expect(getCells(db, id, { limit: 5, cursor: 'nonsense' })).rejects.toThrow(InvalidCursorError);
+  });
+
+  it('does not change an analysis that has ended, nor bring back one that was deleted', async () => {
+    const id = await create();
+    await analysed(id, 0, [cellFinding('neutrophil')]);
+    await finishAnalysis(db, id, FINISH);
+    expect(await analysed(id, 0, [])).toBe(false);
+    expect(await saveImageFailure(db, id, 0, IMAGE_INTERRUPTED)).toBe(false);
+    expect(await startImage(db, id, 0)).toBeNull();
+    expect((await getCells(db, id, { limit: 5 }))?.total).toBe(1);
+    await deleteAnalysis(db, id);
+    expect(await analysed(id, 0, [cellFinding('neutrophil')])).toBe(false);
+    expect(await getAnalysisDocument(db, id)).toBeNull();
+  });
+
+  it('counts the runs that were cut off, not those that were given back', async () => {
+    const id = await create();
+    expect((await startImage(db, id, 0))?.attempts).toBe(1);
+    expect((await startImage(db, id, 0))?.attempts).toBe(2);
+    await releaseImage(db, id, 0);
+    expect((await startImage(db, id, 0))?.attempts).toBe(2);
+  });
+
+  it('of all images of an analysis at once does not deadlock with its end', async () => {
+    const id = await create(
+      {},
+      Array.from({ length: 6 }, () => file()),
+    );
+    const saves = Array.from({ length: 6 }, (_, index) => analysed(id, index, [cellFinding('neutrophil')]));
+    const end = new Promise((settle) => setTimeout(settle, 5)).then(() => finishAnalysis(db, id, FINISH));
+    const saved = (await Promise.all(saves)).filter(Boolean).length;
+    const finished = await end;
+    // Whatever the end saw is what its document says; nothing is written behind it.
+    const completed = finished?.document.images.filter((image) => image.status === 'completed').length;
+    expect(completed).toBe(saved);
+  });
+});
+
+describe('the end of an analysis', () => {
+  it('stores the differential as document and as rows', async () => {
+    const id = await create({ wbcCount: 8 });
+    await analysed(id, 0, [
+      cellFinding('neutrophil'),
+      cellFinding('neutrophil'),
+      cellFinding('lymphocyte'),
+      cellFinding('erythroblast'),
+    ]);
+    const finished = await finishAnalysis(db, id, FINISH);
+    expect(finished).toMatchObject({ changed: true, deliveryId: null });
+    const document = await getAnalysisDocument(db, id);
+    expect(document).toEqual(finished?.document);
+    expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 3 }, review: { required: true } });
+    expect(document?.completedAt).toMatch(/^\d{4}-.*Z$/);
+    const stored = await db.prisma.differentialRow.findMany({
+      where: { analysisId: id, count: { gt: 0 } },
+      orderBy: { class: 'asc' },
+    });
+    expect(stored.map(({ class: type, count }) => [type, count])).toEqual([
+      ['erythroblast', 1],
+      ['lymphocyte', 1],
+      ['neutrophil', 2],
+    ]);
+    expect(stored[2]).toMatchObject({ percent: 66.67, ciLow: 9.43, ciHigh: 99.16 });
+    const [summary] = (await listAnalyses(db, { limit: 1 })).items;
+    expect(summary).toMatchObject({ id, status: 'completed', totalWbc: 3, reviewRequired: true, imageCount: 1 });
+  });
+
+  it('happens once, whoever comes second', async () => {
+    const id = await create({ callbackUrl: 'http://lis.test/' });
+    await analysed(id, 0, [cellFinding('neutrophil')]);
+    const both = await Promise.all([finishAnalysis(db, id, FINISH), finishAnalysis(db, id, FINISH)]);
+    expect(both.map((finished) => finished?.changed).sort()).toEqual([false, true]);
+    expect(both[0]?.document).toEqual(both[1]?.document);
+    expect(both[0]?.deliveryId).toBe(both[1]?.deliveryId);
+    expect(await rows('deliveries', id)).toBe(1);
+  });
+
+  it('completes when some images failed, and names them', async () => {
+    const id = await create({}, [file(), file(), file()]);
+    await analysed(id, 0, [cellFinding('neutrophil')]);
+    await startImage(db, id, 1);
+    await saveImageFailure(db, id, 1, {
+      code: 'image-truncated',
+      title: 'The image cannot be read',
+      detail: 'Export it again.',
+    });
+    // The third was begun and never finished: its worker was killed again and again.
+    await startImage(db, id, 2);
+    const document = (await finishAnalysis(db, id, FINISH))?.document;
+    expect(document?.status).toBe('completed');
+    expect(document?.images.map((image) => image.problem?.code ?? null)).toEqual([
+      null,
+      'image-truncated',
+      'image-interrupted',
+    ]);
+    expect(document?.review?.reasons.find((reason) => reason.code === 'image_failed')?.images).toEqual([1, 2]);
+  });
+
+  it('fails when every image failed', async () => {
+    const id = await create({ callbackUrl: 'http://lis.test/' }, [file(), file()]);
+    await saveImageFailure(db, id, 0, { code: 'image-truncated', title: 't', detail: 'd' });
+    await saveImageFailure(db, id, 1, { code: 'image-corrupt', title: 't', detail: 'd' });
+    const finished = await finishAnalysis(db, id, FINISH);
+    expect(finished?.document).toMatchObject({
+      status: 'failed',
+      differential: null,
+      review: null,
+      problem: { code: 'all-images-failed' },
+    });
+    expect(finished?.deliveryId).not.toBeNull();
+    expect((await getAnalysisDocument(db, id))?.status).toBe('failed');
+  });
+
+  it('with images without a cell is a clean result', async () => {
+    const id = await create();
+    await analysed(id, 0, []);
+    const document = (await finishAnalysis(db, id, FINISH))?.document;
+    expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 0 }, review: { required: true } });
+    expect(document?.review?.reasons.map((reason) => reason.code)).toContain('no_wbc_found');
+  });
+
+  it('wakes whoever waits for it', async () => {
+    const id = await create();
+    await analysed(id, 0, []);
+    const begun = performance.now();
+    const waiting = waitForCompletion(db, id, 20_000);
+    setTimeout(() => void finishAnalysis(db, id, FINISH), 100);
+    expect(await waiting).toBe('completed');
+    // The notice came, not the look at the row that a waiter takes every second.
+    expect(performance.now() - begun).toBeLessThan(900);
+  });
+
+  it('is not awaited longer than asked, or than the waiter stays', async () => {
+    const id = await create();
+    expect(await waitForCompletion(db, id, 50)).toBe('queued');
+    const leaving = new AbortController();
+    setTimeout(() => leaving.abort(), 50);
+    const begun = performance.now();
+    expect(await waitForCompletion(db, id, 20_000, leaving.signal)).toBe('queued');
+    expect(performance.now() - begun).toBeLessThan(900);
+  });
+
+  it('answers a waiter whose analysis is deleted', async () => {
+    const id = await create();
+    const waiting = waitForCompletion(db, id, 5_000);
+    await deleteAnalysis(db, id);
+    expect(await waiting).toBeNull();
+  });
+});
+
+describe('the list', () => {
+  it('is newest first, by page, by accession number and by status', async () => {
+    const accessionNumber = `L-${randomBytes(4).toString('hex')}`;
+    const ids: string[] = [];
+    for (let n = 0; n < 5; n++) {
+      ids.push(await create({ accessionNumber }));
+      await new Promise((settle) => setTimeout(settle, 2));
+    }
+    const newest = ids.toReversed();
+    const first = await listAnalyses(db, { accessionNumber, limit: 2 });
+    expect(first.items.map((item) => item.id)).toEqual(newest.slice(0, 2));
+    const second = await listAnalyses(db, { accessionNumber, limit: 2, cursor: first.nextCursor ?? '' });
+    expect(second.items.map((item) => item.id)).toEqual(newest.slice(2, 4));
+    const last = await listAnalyses(db, { accessionNumber, limit: 2, cursor: second.nextCursor ?? '' });
+    expect(last).toMatchObject({ items: [{ id: newest[4] }], nextCursor: null });
+    expect((await listAnalyses(db, { accessionNumber, status: 'completed', limit: 9 })).items).toEqual([]);
+    expect((await listAnalyses(db, { accessionNumber: `${accessionNumber}%`, limit: 9 })).items).toEqual([]);
+    await expect(listAnalyses(db, { limit: 2, cursor: 'nonsense' })).rejects.toThrow(InvalidCursorError);
+  });
+});
+
+describe('removal', () => {
+  const TABLES = [
+    'images',
+    'image_files',
+    'image_saliency',
+    'cells',
+    'cell_rasters',
+    'consistency_scores',
+    'differential_rows',
+    'deliveries',
+  ];
+
+  it('takes images and results together', async () => {
+    const id = await create({ callbackUrl: 'http://lis.test/' });
+    const other = await create();
+    await analysed(id, 0, [cellFinding('neutrophil')]);
+    await finishAnalysis(db, id, FINISH);
+    for (const table of TABLES) expect(await rows(table, id), table).toBeGreaterThan(0);
+    expect(await deleteAnalysis(db, id)).toBe(true);
+    for (const table of TABLES) expect(await rows(table, id), table).toBe(0);
+    expect(await deleteAnalysis(db, id)).toBe(false);
+    expect(await getAnalysisDocument(db, other)).not.toBeNull();
+  });
+
+  it('by age takes what is older and nothing else', async () => {
+    const old = await create();
+    const young = await create();
+    await db.pool.query(`UPDATE analyses SET created_at = now() - interval '31 days' WHERE id = $1`, [old]);
+    await db.pool.query(`UPDATE analyses SET created_at = now() - interval '29 days' WHERE id = $1`, [young]);
+    expect(await removeOlderThan(db, 30)).toBe(1);
+    expect(await getAnalysisDocument(db, old)).toBeNull();
+    expect(await getAnalysisDocument(db, young)).not.toBeNull();
+  });
+});
+
+describe('the queue depth', () => {
+  it('is the number of images that are not finished', async () => {
+    const before = await countQueued(db);
+    const id = await create({}, [file(), file(), file()]);
+    expect(await countQueued(db)).toBe(before + 3);
+    await analysed(id, 0, []);
+    await startImage(db, id, 1);
+    expect(await countQueued(db)).toBe(before + 2);
+    await finishAnalysis(db, id, FINISH);
+    expect(await countQueued(db)).toBe(before);
+  });
+});
+
+describe('what the sweep asks for', () => {
+  it('is every analysis that has not ended, with the images still to do', async () => {
+    const id = await create({ priority: 'stat' }, [file(), file(), file()]);
+    await analysed(id, 1, []);
+    const done = await create();
+    await failAnalysis(db, done, IMAGE_INTERRUPTED, FINISH.eventOf);
+    const open = await openAnalyses(db, 0, 1000);
+    expect(open.find((one) => one.id === id)).toEqual({ id, priority: 'stat', openImages: [0, 2] });
+    expect(open.some((one) => one.id === done)).toBe(false);
+    expect((await openAnalyses(db, 60_000, 1000)).some((one) => one.id === id)).toBe(false);
+    expect((await openAnalyses(db, 0, 1000, id)).some((one) => one.id === id)).toBe(false);
+  });
+
+  it('is asked by one process at a time', async () => {
+    const inner = await withSweepLock(db, () => withSweepLock(db, async () => 'second'));
+    expect(inner).toBeNull();
+    expect(await withSweepLock(db, async () => 'later')).toBe('later');
+  });
+});
+
+describe('a delivery', () => {
+  async function pending(): Promise<string> {
+    const id = await create({ callbackUrl: 'http://lis.test/hook' });
+    await analysed(id, 0, []);
+    const finished = await finishAnalysis(db, id, FINISH);
+    return finished?.deliveryId ?? '';
+  }
+
+  it('is claimed by one of many', async () => {
+    const id = await pending();
+    const claims = await Promise.all(Array.from({ length: 5 }, () => claimDelivery(db, id, 60_000)));
+    expect(claims.filter((claim) => claim !== null)).toMatchObject([{ id, url: 'http://lis.test/hook', attempts: 1 }]);
+  });
+
+  it('comes back when its claim has lapsed', async () => {
+    const id = await pending();
+    await claimDelivery(db, id, -5_000);
+    expect(await overdueDeliveries(db, 1_000, 100)).toContain(id);
+    expect((await claimDelivery(db, id, 60_000))?.attempts).toBe(2);
+    expect(await overdueDeliveries(db, 1_000, 100)).not.toContain(id);
+  });
+
+  it('waits for its next attempt, and ends delivered or given up', async () => {
+    const id = await pending();
+    await claimDelivery(db, id, 60_000);
+    const due = new Date(Date.now() + 60_000);
+    await markAttemptFailed(db, id, { httpStatus: 503, error: 'the receiver answered 503' }, due);
+    expect(await nextAttemptAt(db, id)).toEqual(due);
+    expect(await claimDelivery(db, id, 60_000)).toBeNull();
+    await markDelivered(db, id, { httpStatus: 200, error: null });
+    expect(await nextAttemptAt(db, id)).toBeNull();
+    expect(await claimDelivery(db, id, 60_000)).toBeNull();
+
+    const hopeless = await pending();
+    await claimDelivery(db, hopeless, 60_000);
+    await markAttemptFailed(db, hopeless, { httpStatus: 410, error: 'the receiver answered 410' }, null);
+    const row = await db.prisma.delivery.findUnique({ where: { id: hopeless } });
+    expect(row).toMatchObject({ status: 'failed', attempts: 1, lastStatus: 410, nextAttemptAt: null });
+  });
+});

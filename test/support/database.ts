@@ -1,0 +1,62 @@
+/** A database and queues of its own for a test file, on the servers that the run started. */
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import { type Logger, pino } from 'pino';
+import { inject } from 'vitest';
+import { openQueues, type Queues } from '../../src/jobs/queues.js';
+import { type Database, openDatabase } from '../../src/storage/database.js';
+import { TEMPLATE } from './database-setup.js';
+
+export const SILENT: Logger = pino({ level: 'silent' });
+
+export interface TestDatabase {
+  readonly database: Database;
+  readonly url: string;
+  /** Closes it and drops it. */
+  readonly close: () => Promise<void>;
+}
+
+/** A migrated, empty database. */
+export async function openTestDatabase(): Promise<TestDatabase> {
+  const created = await createTestDatabase();
+  const database = await openDatabase({ databaseUrl: created.url, dataDir: '/nonexistent', log: SILENT });
+  return {
+    database,
+    url: created.url,
+    close: async () => {
+      await database.close();
+      await created.drop();
+    },
+  };
+}
+
+/** A database that nobody has opened yet; migrated unless `empty`. */
+export async function createTestDatabase({ empty = false } = {}): Promise<{ url: string; drop: () => Promise<void> }> {
+  const name = `test_${randomBytes(8).toString('hex')}`;
+  const server = inject('postgresUrl');
+  await admin(server, `CREATE DATABASE ${name}${empty ? '' : ` TEMPLATE ${TEMPLATE}`}`);
+  const url = new URL(server);
+  url.pathname = `/${name}`;
+  return { url: url.href, drop: () => admin(server, `DROP DATABASE ${name} WITH (FORCE)`) };
+}
+
+/** Which backend this run is about: every integration test passes on both. */
+export const QUEUE_BACKEND: 'postgres' | 'redis' = process.env['TEST_QUEUE'] === 'redis' ? 'redis' : 'postgres';
+
+/** Queues on the backend of this run, kept apart from those of other test files. */
+export async function openTestQueues(database: Database, log: Logger = SILENT): Promise<Queues> {
+  if (QUEUE_BACKEND === 'postgres') return openQueues({ databaseUrl: database.url, log });
+  const redisUrl = process.env['TEST_REDIS_URL'];
+  if (redisUrl === undefined) throw new Error('TEST_QUEUE=redis needs TEST_REDIS_URL');
+  return openQueues({ databaseUrl: database.url, redisUrl, log, prefix: `test-${randomBytes(8).toString('hex')}` });
+}
+
+async function admin(url: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    await client.query(statement);
+  } finally {
+    await client.end();
+  }
+}

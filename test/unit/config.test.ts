@@ -1,0 +1,76 @@
+import { resolve } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { CONFIG_VARIABLES, loadConfig } from '../../src/config.js';
+import { ExpectedError } from '../../src/errors.js';
+
+describe('the configuration', () => {
+  it('needs no variable', () => {
+    expect(loadConfig({})).toMatchObject({
+      host: '127.0.0.1',
+      port: 3000,
+      databaseUrl: undefined,
+      redisUrl: undefined,
+      dataDir: resolve('data'),
+      executionProvider: 'auto',
+      maxImages: 200,
+      webhookSecret: undefined,
+      publicUrl: undefined,
+    });
+  });
+
+  it('takes an empty variable as not set, as compose files write it', () => {
+    expect(loadConfig({ PORT: '', DATABASE_URL: ' ', WEBHOOK_SECRET: '' })).toEqual(loadConfig({}));
+  });
+
+  it('names every variable that cannot be used, in one message', () => {
+    const load = () => loadConfig({ PORT: '70000', MAX_IMAGES: '0', EXECUTION_PROVIDER: 'tpu', LOG_LEVEL: 'loud' });
+    expect(load).toThrow(ExpectedError);
+    expect(load).toThrow(/PORT .*0 to 65535.*"70000".*EXECUTION_PROVIDER .*auto, cuda, cpu.*MAX_IMAGES .*LOG_LEVEL/);
+  });
+
+  it.each([
+    ['PORT', '3000.5'],
+    ['PORT', '-1'],
+    ['PORT', '1e3'],
+    ['PORT', '0x10'],
+    ['HOST', 'http://localhost'],
+    ['MAX_IMAGE_BYTES', '12MB'],
+    ['DATABASE_URL', 'mysql://db/x'],
+    ['DATABASE_URL', 'db.local'],
+    ['REDIS_URL', 'http://redis'],
+    ['PUBLIC_URL', 'lab.example'],
+    ['WEBHOOK_SECRET', 'hunter2'],
+    ['WEBHOOK_SECRET', `whsec_${Buffer.alloc(23).toString('base64')}`],
+    ['WEBHOOK_SECRET', `whsec_${Buffer.alloc(65).toString('base64')}`],
+  ])('refuses %s=%s', (name, value) => {
+    expect(() => loadConfig({ [name]: value })).toThrow(new RegExp(`: ${name} must be`));
+  });
+
+  it.each([
+    ['PORT', '0', { port: 0 }],
+    ['PORT', ' 8080 ', { port: 8080 }],
+    ['HOST', '::1', { host: '::1' }],
+    ['EXECUTION_PROVIDER', 'CPU', { executionProvider: 'cpu' }],
+    ['DATABASE_URL', 'postgresql://u:p@db/x', { databaseUrl: 'postgresql://u:p@db/x' }],
+    ['REDIS_URL', 'rediss://redis:6380/1', { redisUrl: 'rediss://redis:6380/1' }],
+    ['RETENTION_DAYS', '0', { retentionDays: 0 }],
+  ])('takes %s=%s', (name, value, expected) => {
+    expect(loadConfig({ [name]: value })).toMatchObject(expected);
+  });
+
+  it('never repeats a value that may hold a password', () => {
+    const load = () =>
+      loadConfig({ DATABASE_URL: 'mysql://root:geheim@db', REDIS_URL: 'geheim', WEBHOOK_SECRET: 'geheim' });
+    expect(load).toThrow(/DATABASE_URL.*REDIS_URL.*WEBHOOK_SECRET/);
+    expect(load).not.toThrow(/geheim/);
+  });
+
+  it('says of every variable what it means, once, with a default that it accepts itself', () => {
+    expect(new Set(CONFIG_VARIABLES.map(({ name }) => name)).size).toBe(CONFIG_VARIABLES.length);
+    expect(new Set(CONFIG_VARIABLES.map(({ key }) => key)).size).toBe(CONFIG_VARIABLES.length);
+    for (const { name, meaning, default: fallback } of CONFIG_VARIABLES) {
+      expect(meaning, name).toMatch(/\.$/);
+      if (fallback !== null) expect(() => loadConfig({ [name]: fallback }), name).not.toThrow();
+    }
+  });
+});

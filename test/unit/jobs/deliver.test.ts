@@ -1,0 +1,59 @@
+import { describe, expect, it } from 'vitest';
+import { nextAttempt, RETRY_SCHEDULE_MS, refuseUrl, retryAfterMs } from '../../../src/jobs/deliver.js';
+
+const NOW = Date.parse('2026-11-23T12:00:00Z');
+
+describe('the retry schedule', () => {
+  it('spreads every wait by at most a fifth', () => {
+    for (const [n, planned] of RETRY_SCHEDULE_MS.entries()) {
+      const waits = Array.from(
+        { length: 200 },
+        () => (nextAttempt(n + 1, null, RETRY_SCHEDULE_MS, NOW)?.getTime() ?? 0) - NOW,
+      );
+      expect(Math.min(...waits)).toBeGreaterThanOrEqual(planned * 0.8);
+      expect(Math.max(...waits)).toBeLessThanOrEqual(planned * 1.2);
+      expect(new Set(waits).size).toBeGreaterThan(100);
+    }
+  });
+
+  it('ends after ten attempts', () => {
+    expect(nextAttempt(RETRY_SCHEDULE_MS.length, null, RETRY_SCHEDULE_MS, NOW)).not.toBeNull();
+    expect(nextAttempt(RETRY_SCHEDULE_MS.length + 1, null, RETRY_SCHEDULE_MS, NOW)).toBeNull();
+  });
+
+  it('waits as long as the receiver asks, within a day', () => {
+    expect(nextAttempt(1, 120_000, [5_000], NOW)?.getTime()).toBe(NOW + 120_000);
+    expect(nextAttempt(1, 1e12, [5_000], NOW)?.getTime()).toBe(NOW + 24 * 3_600_000);
+    expect(nextAttempt(1, 10, [5_000], NOW)?.getTime()).toBeGreaterThanOrEqual(NOW + 4_000);
+  });
+});
+
+describe('Retry-After', () => {
+  it.each([
+    ['120', 120_000],
+    ['Mon, 23 Nov 2026 12:01:00 GMT', 60_000],
+    ['Mon, 23 Nov 2026 11:00:00 GMT', 0],
+    ['soon', null],
+    [null, null],
+  ])('%s', (header, expected) => {
+    expect(retryAfterMs(header, NOW)).toBe(expected);
+  });
+});
+
+describe('callback addresses', () => {
+  it.each(['http://lis.lab:8080/hook?x=1', 'https://lis.example'])('%s is called', (url) => {
+    expect(refuseUrl(url)).toBeNull();
+  });
+
+  it.each([
+    '',
+    'lis.lab',
+    'ftp://lis.lab/x',
+    'file:///etc/passwd',
+    'javascript:alert(1)',
+    'http://u:p@lis.lab/',
+    'http://u@lis.lab/',
+  ])('%j is not', (url) => {
+    expect(refuseUrl(url)).not.toBeNull();
+  });
+});

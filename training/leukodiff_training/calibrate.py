@@ -1,0 +1,99 @@
+"""Temperature and thresholds from the validation splits: writes `settings.json` into the run's folder.
+
+    python -m leukodiff_training.calibrate --data DIR --runs DIR [--cells sg-cldff]
+
+* `temperature` minimises the negative log likelihood of the class over the validation cells of all laboratories, each
+  laboratory weighing the same.
+* `lowConfidenceBelow` is where, below it, fewer than 80 % of the validation cells are right.
+* `unidentifiedBelow` is where, below it, the model is wrong more often than right.
+* `lowConsistencyBelow` is the 5th percentile of the saliency consistency of rightly classified cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .constants import CLASS_INDEX
+from .data import load_fields
+from .export import DEFAULTS, CellGraph, load_networks
+from .train import Draw, example, prior_of
+
+
+@torch.no_grad()
+def outputs(runs: Path, data: Path, saliency_run: str, cells_run: str) -> dict[str, np.ndarray]:
+    """Logits, consistency, true class and laboratory of every validation cell that has a class."""
+    saliency, network = load_networks(runs, saliency_run, cells_run)
+    graph = CellGraph(network, 1.0).eval()
+    draws = [
+        Draw(item, cell, cell.x, cell.y, cell.label)
+        for item in load_fields(data, runs / "cache")
+        if item.split == "val"
+        for cell in item.cells
+        if cell.label and cell.weight > 0
+    ]
+    logits, agreement = [], []
+    for start in range(0, len(draws), 48):
+        contexts = np.stack([example(d, None)["context"] for d in draws[start : start + 48]])
+        rgb, prior = prior_of(saliency, torch.from_numpy(contexts))
+        _, scores, _, _, consistent = graph(rgb.permute(0, 2, 3, 1).to(torch.uint8), prior[:, 0])
+        logits.append(scores.numpy())
+        agreement.append(consistent.numpy())
+    return {
+        "logits": np.concatenate(logits),
+        "consistency": np.concatenate(agreement),
+        "label": np.array([CLASS_INDEX[d.label or ""] for d in draws]),
+        "lab": np.array([d.item.lab for d in draws]),
+    }
+
+
+def best_temperature(logits: np.ndarray, label: np.ndarray, lab: np.ndarray) -> float:
+    candidates = np.exp(np.linspace(np.log(0.3), np.log(3.0), 120))
+
+    def loss(temperature: float) -> float:
+        nll = F.cross_entropy(torch.from_numpy(logits / temperature), torch.from_numpy(label), reduction="none").numpy()
+        return float(np.mean([nll[lab == name].mean() for name in np.unique(lab)]))
+
+    return float(min(candidates, key=loss))
+
+
+def threshold(confidence: np.ndarray, right: np.ndarray, wanted: float, window: int = 25) -> float:
+    """The greatest confidence below which the running share of right cells is under `wanted`; 0.3 at the least."""
+    order = np.argsort(confidence)
+    running = np.convolve(right[order].astype(float), np.ones(window) / window, mode="valid")
+    under = np.nonzero(running < wanted)[0]
+    return max(0.3, float(confidence[order][under[-1] + window // 2])) if len(under) else 0.3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--saliency", default="saliency")
+    parser.add_argument("--cells", default="sg-cldff")
+    args = parser.parse_args()
+    out = outputs(args.runs, args.data, args.saliency, args.cells)
+    temperature = best_temperature(out["logits"], out["label"], out["lab"])
+    p = torch.softmax(torch.from_numpy(out["logits"] / temperature), dim=1).numpy()
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == out["label"]
+    settings = DEFAULTS | {
+        "temperature": round(temperature, 3),
+        "unidentifiedBelow": round(min(0.5, threshold(confidence, right, 0.5)), 2),
+        "lowConfidenceBelow": round(min(0.9, threshold(confidence, right, 0.8)), 2),
+        "lowConsistencyBelow": round(float(np.percentile(out["consistency"][right], 5)), 2),
+    }
+    path = args.runs / args.cells / "settings.json"
+    path.write_text(json.dumps(settings, indent=2) + "\n")
+    for name in np.unique(out["lab"]):
+        here = out["lab"] == name
+        print(f"{name:9s} {right[here].mean():.3f} of {here.sum()}, mean confidence {confidence[here].mean():.3f}")
+    print(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Numbers that the networks, the export and the service have to agree on. They travel to the service in `manifest.json`."""
+
+# The two physical scales. A red blood cell is about 7.2 µm across on a dried smear.
+RBC_DIAMETER_UM = 7.2
+FIELD_MICRONS_PER_PIXEL = 0.48  # saliency network: a red cell is 15 px, a neutrophil about 31 px
+CELL_MICRONS_PER_PIXEL = 0.16  # SG-CLDFF network: 160 px show 25.6 µm, 3.6 red cells
+CROP_SIZE = 160
+
+# Saliency network.
+FIELD_MULTIPLE = 16
+FIELD_STRIDE = 2
+SCALE_FIRST_OCTAVE = -2.0
+SCALE_OCTAVES_PER_BIN = 0.25
+SCALE_BINS = 17
+
+# SG-CLDFF network.
+MASK_STRIDE = 2
+CAM_SIZE = CROP_SIZE // 8
+
+CLASSES = [
+    "neutrophil",
+    "lymphocyte",
+    "monocyte",
+    "eosinophil",
+    "basophil",
+    "immature_granulocyte",
+    "blast",
+    "erythroblast",
+    "platelet",
+    "artefact",
+]
+CLASS_INDEX = {name: i for i, name in enumerate(CLASSES)}
+FIVE_PART = CLASSES[:5]
+
+# Label maps: what a pixel is known to be.
+BACKGROUND, CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN, UNKNOWN = 0, 1, 2, 3, 255

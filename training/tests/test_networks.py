@@ -1,0 +1,136 @@
+"""The networks' shapes, the proof of the in-graph Grad-CAM, and the export."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from leukodiff_training import constants as c
+from leukodiff_training.export import TOLERANCE, CellGraph, export_cells, export_saliency, parity, weights_from_onnx
+from leukodiff_training.saliency import SaliencyNetwork
+from leukodiff_training.sgcldff import SGCLDFF, consistency
+
+SHIPPED = sorted((Path(__file__).parents[2] / "models" / "sg-cldff").glob("*/manifest.json"))[-1].parent
+
+
+def stirred(network: torch.nn.Module) -> torch.nn.Module:
+    """Random values in every parameter and statistic, so that no two tensors are equal and no path is idle."""
+    torch.manual_seed(0)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif value.dtype.is_floating_point and name.split(".")[-1] in {
+            "weight",
+            "bias",
+            "running_mean",
+            "gain1",
+            "gain2",
+        }:
+            value.add_(torch.randn_like(value) * 0.02)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def network() -> SGCLDFF:
+    return stirred(SGCLDFF(pretrained=False))
+
+
+def inputs(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    rgb = torch.rand(count, 3, c.CROP_SIZE, c.CROP_SIZE, generator=generator) * 255
+    return rgb, torch.rand(count, 1, c.CROP_SIZE, c.CROP_SIZE, generator=generator)
+
+
+def test_shapes(network: SGCLDFF) -> None:
+    out = network(*inputs())
+    assert out.logits.shape == (2, len(c.CLASSES))
+    assert out.segmentation.shape == (2, 3, 80, 80)
+    assert out.evidence.shape[2:] == (c.CAM_SIZE, c.CAM_SIZE)
+
+
+def test_size_stays_within_its_budget(network: SGCLDFF) -> None:
+    assert sum(p.numel() for p in network.parameters()) <= 8_000_000
+
+
+def test_grad_cam_in_the_graph_is_autograd_grad_cam(network: SGCLDFF) -> None:
+    """Grad-CAM (Selvaraju et al. 2017): weights are the mean gradients of the class score; equal up to a positive factor."""
+    rgb, prior = inputs()
+    out = network(rgb, prior)
+    out.evidence.retain_grad()
+    chosen = out.logits.argmax(dim=1)
+    out.logits.gather(1, chosen[:, None]).sum().backward()
+    alpha = out.evidence.grad.mean(dim=(2, 3), keepdim=True)
+    expected = torch.relu((alpha * out.evidence).sum(dim=1)).detach()
+    found = network.grad_cam(out.evidence, chosen).detach()
+    scale = expected.amax(dim=(1, 2), keepdim=True), found.amax(dim=(1, 2), keepdim=True)
+    assert scale[0].min() > 0
+    assert (expected / scale[0] - found / scale[1]).abs().max() <= 1e-4
+
+
+def test_prior_guides_the_features(network: SGCLDFF) -> None:
+    rgb, prior = inputs()
+    assert (network(rgb, prior).logits - network(rgb, 1 - prior).logits).abs().max() > 1e-3
+
+
+def test_shifted_window_does_not_mix_across_the_cut() -> None:
+    from leukodiff_training.backbone import SwinBlock
+
+    block = stirred(SwinBlock(8, 2, 10, 2))
+    x = torch.randn(1, 10, 10, 8)
+    y = x.clone()
+    y[0, 0, 0] += 5.0
+    changed = (block(x) - block(y)).abs().amax(dim=-1)[0] > 1e-5
+    assert changed[0, 0]
+    assert not changed[9].any() and not changed[:, 9].any()  # the roll brings row 9 next to row 0: the mask keeps them apart
+
+
+def test_consistency_is_one_where_all_agree_and_zero_where_nothing_does() -> None:
+    cell = torch.zeros(1, 20, 20)
+    cell[:, 5:15, 5:15] = 1
+    assert consistency(cell, cell, cell).item() == pytest.approx(1.0, abs=1e-3)
+    assert consistency(1 - cell, cell, cell).item() == pytest.approx(0.0, abs=1e-3)
+    assert 0.2 < consistency(cell, torch.ones_like(cell), cell).item() < 0.9
+
+
+def test_export_of_stirred_networks_agrees_with_pytorch(network: SGCLDFF, tmp_path: Path) -> None:
+    saliency = stirred(SaliencyNetwork())
+    graph = CellGraph(network, 1.3).eval()
+    export_saliency(saliency, tmp_path / "saliency.onnx")
+    export_cells(graph, tmp_path / "sg-cldff.onnx")
+    worst = parity(saliency, graph, tmp_path)
+    assert worst["logits"] <= TOLERANCE
+    assert max(worst[k] for k in ("saliency", "centres", "scale", "probabilities", "segmentation")) <= TOLERANCE
+
+
+def test_shipped_files_agree_with_pytorch_and_can_be_trained_on() -> None:
+    """The shipped initialisers load into the networks by name, and those compute what the shipped graphs compute."""
+    manifest = json.loads((SHIPPED / "manifest.json").read_text())
+    saliency, network = SaliencyNetwork(), SGCLDFF(pretrained=False)
+    for target, file, prefix in ((saliency, "saliency.onnx", ""), (network, "sg-cldff.onnx", "network.")):
+        missing, _ = target.load_state_dict(weights_from_onnx(SHIPPED / file, prefix), strict=False)
+        assert [name for name in missing if "num_batches_tracked" not in name] == []
+    graph = CellGraph(network.eval(), manifest["cells"]["temperature"]).eval()
+    worst = parity(saliency.eval(), graph, SHIPPED)
+    assert worst["logits"] <= TOLERANCE
+    assert worst["probabilities"] <= TOLERANCE
+
+
+def test_shipped_manifest_names_what_the_files_have() -> None:
+    manifest = json.loads((SHIPPED / "manifest.json").read_text())
+    session = onnxruntime.InferenceSession(SHIPPED / manifest["files"]["cells"]["path"])
+    assert {i.name for i in session.get_inputs()} == set(manifest["cells"]["inputs"].values())
+    assert set(manifest["cells"]["outputs"].values()) <= {o.name for o in session.get_outputs()}
+    assert manifest["cells"]["classes"] == c.CLASSES
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    assert total < 40_000_000
+
+
+def test_saliency_network_takes_any_multiple_of_sixteen() -> None:
+    network = stirred(SaliencyNetwork())
+    for height, width in ((16, 16), (48, 176)):
+        saliency, centres, scale = network(torch.zeros(1, height, width, 3, dtype=torch.uint8))
+        assert saliency.shape == centres.shape == (1, height // 2, width // 2)
+        assert np.isclose(scale.exp().sum().item(), 1, atol=1e-4)

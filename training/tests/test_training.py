@@ -1,0 +1,157 @@
+"""The parts of training that go wrong silently: geometry, partial labels, resuming."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leukodiff_training import constants as c
+from leukodiff_training import losses
+from leukodiff_training.augment import photometric, window
+from leukodiff_training.data import Cell, Field
+from leukodiff_training.evaluate import intersection_over_union, share
+from leukodiff_training.runs import Average, Run, prefetched
+from leukodiff_training.train import Draw, Sampler, cell_parts, example
+from leukodiff_training.train_saliency import peaks, tile
+
+
+def painted_field() -> Field:
+    """Two masked cells on a plain background; the left one of known class."""
+    image = np.full((300, 400, 3), 220, np.uint8)
+    parts, instances = np.zeros((300, 400), np.uint8), np.zeros((300, 400), np.uint8)
+    cells = []
+    ys, xs = np.mgrid[0:300, 0:400]
+    for number, (x, y, label) in enumerate(((120, 150, "neutrophil"), (220, 150, None)), start=1):
+        disc = (xs - x) ** 2 + (ys - y) ** 2 < 40**2
+        core = (xs - x) ** 2 + (ys - y) ** 2 < 20**2
+        image[disc], image[core] = (180, 150, 200), (90, 40, 130)
+        parts[disc], parts[core], instances[disc] = c.CYTOPLASM, c.NUCLEUS, number
+        cells.append(Cell(x + 0.5, y + 0.5, label, instance=number))
+    return Field("zheng1", "painted", "train", image, cells, parts, instances)
+
+
+def test_window_keeps_the_centre_in_the_middle_under_turn_and_scale() -> None:
+    item = painted_field()
+    for angle, scale, mirror in ((0.0, 1.0, False), (1.1, 1.3, True), (2.5, 0.5, False)):
+        first = np.where(item.instances == 1, item.parts, c.BACKGROUND)
+        _, (parts,), matrix = window(item.image, (120.5, 150.5), 160, scale, angle, mirror, [first], c.UNKNOWN)
+        middle = matrix @ np.array([120.0, 150.0, 1.0])
+        assert middle == pytest.approx([79.5, 79.5])
+        ys, xs = np.nonzero(parts[40:120, 40:120] == c.NUCLEUS)
+        assert xs.mean() == pytest.approx(39.5, abs=1.0)
+        assert ys.mean() == pytest.approx(39.5, abs=1.0)
+
+
+def test_other_cells_are_background_for_the_central_cell() -> None:
+    item = painted_field()
+    parts = cell_parts(item, item.cells[0])
+    assert parts[150, 120] == c.NUCLEUS
+    assert parts[150, 220] == c.BACKGROUND
+    item.instances[:] = 0  # a mask whose cells cannot be told apart
+    assert cell_parts(item, Cell(120, 150, "blast"))[150, 120] == c.UNKNOWN
+
+
+def test_an_example_says_only_what_is_known() -> None:
+    item = painted_field()
+    rng = np.random.default_rng(0)
+    named = example(Draw(item, item.cells[0], 120, 150, "neutrophil"), rng)
+    unnamed = example(Draw(item, item.cells[1], 220, 150, None), rng)
+    assert named["label"] == c.CLASS_INDEX["neutrophil"]
+    assert unnamed["label"] == -1
+    assert set(np.unique(named["parts"])) <= {0, 1, 2, 255}
+    assert named["context"].dtype == np.uint8
+
+
+def test_sampler_draws_places_without_cells_as_artefacts() -> None:
+    item = painted_field()
+    draw = Sampler([item], {}).negative(np.random.default_rng(3))
+    assert draw.label == "artefact"
+    assert all((cell.x - draw.x) ** 2 + (cell.y - draw.y) ** 2 > 40**2 for cell in item.cells)
+
+
+def test_saliency_tile_peaks_at_the_cell() -> None:
+    item = painted_field()
+    target = tile(item, 0.0, 64, np.random.default_rng(0), augment=False)
+    found = peaks(target["heat"], 0.5, 4)
+    assert 1 <= len(found) <= 2
+    for x, y, _ in found:
+        assert target["saliency"][int(y), int(x)] > 0.5
+
+
+def test_peaks_keep_their_distance() -> None:
+    heat = np.zeros((20, 20), np.float32)
+    heat[5, 5], heat[5, 7], heat[15, 15] = 0.9, 0.8, 0.7
+    assert [(x, y) for x, y, _ in peaks(heat, 0.3, 4)] == [(5, 5), (15, 15)]
+
+
+def test_unknown_pixels_and_unlabelled_samples_teach_nothing() -> None:
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    losses.segmentation(logits, torch.full((2, 8, 8), c.UNKNOWN, dtype=torch.uint8), torch.ones(2)).backward()
+    assert logits.grad.abs().max() == 0
+    scores = torch.randn(2, len(c.CLASSES), requires_grad=True)
+    none = torch.tensor([-1, -1])
+    losses.classification(scores, none, torch.zeros(2), torch.ones(len(c.CLASSES)), torch.zeros(2)).backward()
+    assert scores.grad.abs().max() == 0
+
+
+def test_a_cell_whose_parts_are_unknown_accepts_either() -> None:
+    parts = torch.full((1, 8, 8), c.WBC_PART_UNKNOWN, dtype=torch.uint8)
+    as_nucleus, as_background = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    as_nucleus[:, 2], as_background[:, 0] = 9, 9
+    weight = torch.ones(1)
+    assert losses.segmentation(as_nucleus, parts, weight) < 0.1 < losses.segmentation(as_background, parts, weight)
+
+
+def test_augmentation_changes_the_picture_and_keeps_its_form() -> None:
+    image = painted_field().image
+    rng = np.random.default_rng(5)
+    changed = [photometric(image, rng) for _ in range(8)]
+    assert all(v.shape == image.shape and v.dtype == np.uint8 for v in changed)
+    assert np.mean([np.abs(v.astype(int) - image).mean() for v in changed]) > 3
+
+
+def test_a_run_resumes_where_it_was(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 1)
+    run = Run(tmp_path / "run", {"seed": 1})
+    assert run.resume() is None
+    run.save({"epoch": 0, "network": network.state_dict()}, {"epoch": 0, "loss": 1.0})
+    again = Run(tmp_path / "run", {"seed": 1})
+    state = again.resume()
+    assert state is not None and state["epoch"] == 0
+    assert torch.equal(state["network"]["weight"], network.weight)
+    assert len(again.results) == 1
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+def test_average_follows_the_network() -> None:
+    network = torch.nn.Linear(2, 1)
+    average = Average(network, 0.9)
+    with torch.no_grad():
+        network.weight.fill_(5.0)
+    for _ in range(200):
+        average.update(network)
+    assert torch.allclose(average.network.weight, network.weight, atol=1e-3)
+
+
+def test_prefetching_hands_on_errors() -> None:
+    def failing():
+        yield 1
+        raise ValueError("broken image")
+
+    source = prefetched(failing())
+    assert next(source) == 1
+    with pytest.raises(ValueError, match="broken image"):
+        next(source)
+
+
+def test_exact_interval_is_the_published_one() -> None:
+    """Rümke's table: 9 of 100 gives 4.2–16.4 %, 0 of 100 gives 0–3.6 %."""
+    assert share(9, 100)["ci95"]["low"] == pytest.approx(0.042, abs=5e-4)
+    assert share(9, 100)["ci95"]["high"] == pytest.approx(0.164, abs=5e-4)
+    assert share(0, 100)["ci95"]["high"] == pytest.approx(0.036, abs=5e-4)
+
+
+def test_intersection_over_union() -> None:
+    assert intersection_over_union((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert intersection_over_union((0, 0, 1, 1), (2, 2, 3, 3)) == 0
