@@ -29,7 +29,7 @@ const LAYERS = {
   vision: {
     layers: ['hematology/cell-types', 'errors'],
     types: ['hematology'],
-    packages: ['sharp', 'onnxruntime-node', 'bmp-ts'],
+    packages: ['sharp', 'onnxruntime-node'],
     node: true,
   },
   // The errors that every layer may throw: a stable code and a sentence that says what to do.
@@ -69,7 +69,7 @@ const LAYERS = {
       'errors',
     ],
     types: ['vision', 'config'],
-    packages: ['fastify', 'fastify-plugin', '@fastify/*', '@sinclair/*', 'yaml', 'prom-client'],
+    packages: ['fastify', 'fastify-plugin', '@fastify/*', 'yaml', 'prom-client'],
     packageTypes: ['pino', 'openapi-types'],
     node: true,
   },

@@ -17,9 +17,10 @@ git clone --quiet "$top" "$folder/project"
 if [ -f ~/.npmrc ]; then cp ~/.npmrc "$folder/.npmrc"; fi
 cd "$folder/project"
 port=$(node -e 's=require("net").createServer().listen(0,"127.0.0.1",()=>{console.log(s.address().port);s.close()})')
+stranger=(env -i HOME="$folder" PATH="$PATH" LANG=C.UTF-8 TERM=dumb PORT="$port")
+"${stranger[@]}" npm ci --silent
 set -m
-env -i HOME="$folder" PATH="$PATH" LANG=C.UTF-8 TERM=dumb PORT="$port" \
-  bash -c 'npm ci --silent && exec npm start' >"$folder/log" 2>&1 &
+"${stranger[@]}" npm start >"$folder/log" 2>&1 &
 service=$!
 set +m
 

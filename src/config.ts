@@ -15,6 +15,8 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export interface Config {
   readonly host: string;
   readonly port: number;
+  /** Undefined: `work` listens on no port. */
+  readonly metricsPort: number | undefined;
   /** Undefined: the embedded database. */
   readonly databaseUrl: string | undefined;
   /** Undefined: the queue lives in PostgreSQL. */
@@ -70,6 +72,13 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     hostName,
   ),
   variable('PORT', 'port', '3000', 'Port to listen on; 0 takes a free one.', integer(0, 65_535)),
+  variable(
+    'METRICS_PORT',
+    'metricsPort',
+    null,
+    'Port on HOST where `leukodiff work` answers /metrics, /health/live and /health/ready. Not set: none. `serve` answers them on PORT.',
+    integer(0, 65_535),
+  ),
   variable(
     'DATABASE_URL',
     'databaseUrl',

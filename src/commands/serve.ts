@@ -4,15 +4,14 @@ import type { AddressInfo } from 'node:net';
 import { join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.js';
-import { ExpectedError } from '../errors.js';
 import { buildApp } from '../http/app.js';
-import type { ReadinessCheck } from '../http/deps.js';
 import { PACKAGE_ROOT, readVersion } from '../version.js';
+import { listenError } from './listen-error.js';
+import { readiness } from './readiness.js';
 import { openRuntime, type Runtime, runUntilSignal } from './runtime.js';
 
 /** Requests in flight (`Prefer: wait`) get this long at a shutdown. */
 const DRAIN_MS = 10_000;
-const CHECK_TIMEOUT_MS = 3_000;
 
 export interface ServeOptions {
   readonly worker: boolean;
@@ -41,7 +40,7 @@ export async function serve(config: Config, { worker }: ServeOptions): Promise<v
         listenTextResolver: (at) => `accepting requests at ${at}`,
       });
     } catch (error) {
-      throw listenError(error, config);
+      throw listenError(error, config.host, config.port);
     }
     const { port } = app.server.address() as AddressInfo;
     const address = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`;
@@ -90,51 +89,6 @@ export function welcome({ config, db, webhookSecret }: Runtime, address: string,
     '',
   ];
   return lines.join('\n');
-}
-
-async function readiness({ db, queues, model, config }: Runtime, worker: boolean): Promise<readonly ReadinessCheck[]> {
-  const [database, queue] = await Promise.all([
-    check('database', () => db.ping(), db.embedded ? 'embedded PostgreSQL' : 'PostgreSQL server'),
-    check('queue', () => queues.ping(), queues.backend),
-  ]);
-  const wanted = config.executionProvider === 'auto' ? '' : `, ${config.executionProvider} wanted`;
-  const where = worker ? `on ${model.executionProvider}${wanted}` : 'run by workers elsewhere';
-  return [database, queue, { name: 'model', ok: true, detail: `${model.name} ${model.version} ${where}` }];
-}
-
-async function check(name: string, probe: () => Promise<void>, found: string): Promise<ReadinessCheck> {
-  const timer = new AbortController();
-  const late = sleep(CHECK_TIMEOUT_MS, 'late', { signal: timer.signal }).catch(() => 'late');
-  try {
-    const answer = await Promise.race([probe().then(() => 'answers'), late]);
-    return answer === 'answers'
-      ? { name, ok: true, detail: found }
-      : { name, ok: false, detail: `${found} does not answer in ${CHECK_TIMEOUT_MS / 1000} s` };
-  } catch {
-    // The reason may name a host or a user; it is in the log of whoever uses the connection.
-    return { name, ok: false, detail: `${found} cannot be reached` };
-  } finally {
-    timer.abort();
-  }
-}
-
-function listenError(error: unknown, { host, port }: Config): unknown {
-  if (!(error instanceof Error) || !('code' in error)) return error;
-  switch (error.code) {
-    case 'EADDRINUSE':
-      return new ExpectedError(
-        `Port ${port} on ${host} is in use. Stop what listens there, or set PORT to another port (0 takes a free one).`,
-      );
-    case 'EACCES':
-      return new ExpectedError(`Port ${port} on ${host} is not for ordinary users. Set PORT to 1024 or more.`);
-    case 'EADDRNOTAVAIL':
-    case 'ENOTFOUND':
-      return new ExpectedError(
-        `HOST ${host} is not an address of this machine. Use 127.0.0.1, or 0.0.0.0 for all of them.`,
-      );
-    default:
-      return error;
-  }
 }
 
 function isLoopback(host: string): boolean {

@@ -3,6 +3,7 @@ import type { Config } from '../config.js';
 import { ExpectedError } from '../errors.js';
 import { readVersion } from '../version.js';
 import { openRuntime, type Runtime, runUntilSignal } from './runtime.js';
+import { openWorkerEndpoint } from './worker-endpoint.js';
 
 export async function work(config: Config): Promise<void> {
   const version = readVersion();
@@ -18,8 +19,23 @@ export async function work(config: Config): Promise<void> {
     throw error;
   }
   const { log, model, queues } = runtime;
+  let metricsPort: number | undefined;
+  try {
+    if (config.metricsPort !== undefined) {
+      metricsPort = await openWorkerEndpoint(runtime, config.host, config.metricsPort);
+    }
+  } catch (error) {
+    await runtime.close();
+    throw error;
+  }
   log.info(
-    { queue: queues.backend, model: `${model.name} ${model.version}`, provider: model.executionProvider, version },
+    {
+      queue: queues.backend,
+      model: `${model.name} ${model.version}`,
+      provider: model.executionProvider,
+      version,
+      metricsPort,
+    },
     'working',
   );
   await runUntilSignal(runtime);

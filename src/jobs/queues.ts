@@ -57,6 +57,7 @@ const MAX_STALLED = 10;
 const KEEP_COMPLETED = { age: 60 * 60, count: 1_000 };
 const KEEP_FAILED = { age: 24 * 60 * 60, count: 1_000 };
 const EVENT_STREAM_LENGTH = 1_000;
+const CLOSE_TIMEOUT_MS = 5_000;
 
 /** Retries of what may pass: a lost connection, a crashed inference thread. 1, 2, 4, 8 s and a bit. */
 const RETRIES: JobsOptions = { attempts: 5, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 } };
@@ -257,7 +258,9 @@ function build<B extends IQueueBackend, C>(
       await analyses.getJobCounts('active');
     },
     close: async () => {
-      await Promise.allSettled([images.close(), analyses.close(), deliveries.close(), flows.close()]);
+      // A backend that is down does not answer; its connections end with the process.
+      const closed = Promise.allSettled([images.close(), analyses.close(), deliveries.close(), flows.close()]);
+      await within(CLOSE_TIMEOUT_MS, closed).catch(() => undefined);
       await release();
     },
   };

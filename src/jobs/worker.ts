@@ -14,6 +14,7 @@ import { sweep } from './sweep.js';
 const SWEEP_INTERVAL_MS = 15_000;
 const DELIVERY_CONCURRENCY = 8;
 const FINISH_CONCURRENCY = 4;
+const FORCED_CLOSE_MS = 3_000;
 
 export interface WorkerDeps {
   readonly config: Pick<Config, 'workerConcurrency' | 'publicUrl' | 'maxAnalysisAgeMinutes' | 'retentionDays'>;
@@ -63,8 +64,9 @@ export function startWorker(deps: WorkerDeps): JobWorker {
         log.warn('running jobs did not end in time; they run again after the next start');
         shutdown.abort(new Error('the worker is shutting down'));
         // Aborted jobs fail at their next stage and give their lock back; what does not is left to its lapse.
-        await Promise.race([drained, sleep(3_000, undefined, { ref: false })]);
-        await Promise.all(workers.map((worker) => worker.close(true)));
+        await Promise.race([drained, sleep(FORCED_CLOSE_MS, undefined, { ref: false })]);
+        const left = Promise.all(workers.map((worker) => worker.close(true)));
+        await Promise.race([left, sleep(FORCED_CLOSE_MS, undefined, { ref: false })]);
       }
       patience.abort();
     },

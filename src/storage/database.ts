@@ -63,6 +63,9 @@ async function open(url: string, embedded: EmbeddedPostgres | null, options: Dat
     application_name: 'leukodiff',
   });
   pool.on('error', (error) => log.warn({ reason: error.message }, 'an idle database connection was lost'));
+  // A connection that is lost while it is lent has no listener of the pool's: without one it would end the process.
+  // Whoever has it learns of the loss from its next query.
+  pool.on('connect', (client) => client.on('error', () => undefined));
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
   const completions = createCompletions(url, log);
   return {

@@ -18,5 +18,8 @@ export function openQueuePool(databaseUrl: string, log: Logger): pg.Pool {
   // Every queue and worker adds an error listener to the pool they share.
   pool.setMaxListeners(50);
   pool.on('error', (error) => log.warn({ reason: error.message }, 'an idle queue connection was lost'));
+  // A connection that is lost while it is lent has no listener of the pool's: without one it would end the process.
+  // Whoever has it learns of the loss from its next query.
+  pool.on('connect', (client) => client.on('error', () => undefined));
   return pool;
 }

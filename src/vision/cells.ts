@@ -1,8 +1,8 @@
 /** The SG-CLDFF network on every candidate: cut the crops, run them in batches, keep what later steps need. */
 import type { CellType } from '../hematology/cell-types.js';
 import type { CellsInput, CellsOutput } from './infer-messages.js';
-import { type CellShape, classify, shapeOfCrop } from './instances.js';
-import type { Candidate, Located } from './locate.js';
+import { BACKGROUND, type CellShape, classify, shapesOfCrop } from './instances.js';
+import type { Located } from './locate.js';
 import type { CellsManifest } from './manifest.js';
 import { nextTurn, sampleMap, sampleWindow, toGrey } from './raster.js';
 import type { Box, GreyImage, RgbImage } from './types.js';
@@ -10,6 +10,8 @@ import type { Box, GreyImage, RgbImage } from './types.js';
 export interface CellAnswer {
   readonly centre: { readonly x: number; readonly y: number };
   readonly shape: CellShape;
+  /** Places of cells that touch this one and that its crop showed in one piece with it. */
+  readonly neighbours: readonly Place[];
   readonly class: CellType;
   readonly confidence: number;
   readonly probabilities: Float32Array;
@@ -26,7 +28,15 @@ const BATCH = 16;
 /** Batches on their way at once: one at the network, one being cut. More would only hold memory. */
 const IN_FLIGHT = 2;
 
-/** Describes the cell at each candidate; candidates whose crop shows no cell are left out. Order as given. */
+/** Half of the smallest white cell's diameter in µm: less is not split off a blob as a cell of its own. */
+const SMALLEST_RADIUS_UM = 2.2;
+/** How often touching cells that came out of a blob are looked at as candidates of their own. */
+const EXTRA_ROUNDS = 2;
+
+/**
+ * Describes the cell at each candidate; candidates whose crop shows no cell are left out. Where a crop shows cells that
+ * touch its own and that are no candidates yet, they are looked at too.
+ */
 export async function inferCells(
   image: RgbImage,
   located: Located,
@@ -34,28 +44,63 @@ export async function inferCells(
   manifest: CellsManifest,
   run: RunCells,
 ): Promise<CellAnswer[]> {
-  const { candidates } = located;
-  const batches: Candidate[][] = [];
-  for (let i = 0; i < candidates.length; i += BATCH) batches.push(candidates.slice(i, i + BATCH));
+  const context: Context = { image, located, micronsPerPixel, manifest, run };
+  const answers: CellAnswer[] = [];
+  const seen: Place[] = [...located.candidates];
+  let next: readonly Place[] = located.candidates;
+  for (let round = 0; round <= EXTRA_ROUNDS && next.length > 0; round++) {
+    answers.push(...(await inferPlaces(next, context)));
+    next = newNeighbours(answers, seen, SMALLEST_RADIUS_UM / micronsPerPixel);
+    seen.push(...next);
+  }
+  return answers;
+}
+
+interface Place {
+  readonly x: number;
+  readonly y: number;
+}
+
+interface Context {
+  readonly image: RgbImage;
+  readonly located: Located;
+  readonly micronsPerPixel: number;
+  readonly manifest: CellsManifest;
+  readonly run: RunCells;
+}
+
+/** Neighbours that no candidate stands for: none is near, and they lie in no cell that was found. */
+function newNeighbours(answers: readonly CellAnswer[], seen: readonly Place[], minDistancePx: number): Place[] {
+  const found: Place[] = [];
+  for (const place of answers.flatMap(({ neighbours }) => neighbours)) {
+    const near = (other: Place): boolean => Math.hypot(other.x - place.x, other.y - place.y) < minDistancePx;
+    if (seen.some(near) || found.some(near) || answers.some(({ shape }) => covers(shape, place))) continue;
+    found.push(place);
+  }
+  return found;
+}
+
+function covers({ box, labels }: CellShape, { x, y }: Place): boolean {
+  const [u, v] = [Math.floor(x) - box.x, Math.floor(y) - box.y];
+  return u >= 0 && v >= 0 && u < box.width && v < box.height && labels[v * box.width + u] !== BACKGROUND;
+}
+
+async function inferPlaces(places: readonly Place[], context: Context): Promise<CellAnswer[]> {
+  const batches: Place[][] = [];
+  for (let i = 0; i < places.length; i += BATCH) batches.push(places.slice(i, i + BATCH));
   const answers: CellAnswer[][] = batches.map(() => []);
   let next = 0;
   const lane = async (): Promise<void> => {
     for (let at = next++; at < batches.length; at = next++) {
-      answers[at] = await inferBatch(batches[at] ?? [], image, located, micronsPerPixel, manifest, run);
+      answers[at] = await inferBatch(batches[at] ?? [], context);
     }
   };
   await Promise.all(Array.from({ length: IN_FLIGHT }, lane));
   return answers.flat();
 }
 
-async function inferBatch(
-  batch: readonly Candidate[],
-  image: RgbImage,
-  located: Located,
-  micronsPerPixel: number,
-  manifest: CellsManifest,
-  run: RunCells,
-): Promise<CellAnswer[]> {
+async function inferBatch(batch: readonly Place[], context: Context): Promise<CellAnswer[]> {
+  const { image, located, micronsPerPixel, manifest, run } = context;
   const { size } = manifest;
   const pixels = size * size;
   const sidePx = (size * manifest.micronsPerPixel) / micronsPerPixel;
@@ -93,12 +138,14 @@ function describe(
   const maskSide = size / maskStride;
   const part = (values: Float32Array, length: number): Float32Array => values.slice(i * length, (i + 1) * length);
   const segmentation = output.segmentation.subarray(i * 3 * maskSide * maskSide, (i + 1) * 3 * maskSide * maskSide);
-  const shape = shapeOfCrop(segmentation, maskSide, window, image.width, image.height);
-  if (shape === undefined) return undefined;
+  const minRadius = SMALLEST_RADIUS_UM / (manifest.micronsPerPixel * maskStride);
+  const shapes = shapesOfCrop(segmentation, maskSide, window, image.width, image.height, minRadius);
+  if (shapes === undefined) return undefined;
   const probabilities = part(output.probabilities, classes.length);
   return {
     centre: { x: window.x + window.width / 2, y: window.y + window.height / 2 },
-    shape,
+    shape: shapes.central,
+    neighbours: shapes.neighbours,
     ...classify(probabilities, manifest),
     probabilities,
     consistency: Math.min(1, Math.max(0, output.consistency[i] ?? 0)),

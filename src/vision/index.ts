@@ -15,21 +15,8 @@ import { nextTurn, toGrey } from './raster.js';
 import { estimateScale } from './scale.js';
 import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from './types.js';
 
-export {
-  DEFAULT_DECODE_LIMITS,
-  type DecodeFlag,
-  type DecodeLimits,
-  type ImageFormat,
-  type ImageProbe,
-  probeImage,
-} from './decode.js';
-export {
-  ExecutionProviderError,
-  InferenceError,
-  ModelError,
-  type UndecodableImageCode,
-  UndecodableImageError,
-} from './errors.js';
+export type { DecodeLimits } from './decode.js';
+export { ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
 export * from './render.js';
 export type * from './types.js';
 

@@ -1,6 +1,7 @@
 /** From the network's answers for each crop to cells of the image: masks on posted pixels, one owner for each pixel. */
 import type { CellType } from '../hematology/cell-types.js';
 import type { CellsManifest } from './manifest.js';
+import { type Part, splitCells, withoutSpurs } from './split.js';
 import type { Box, CellFlag, GreyImage } from './types.js';
 
 export const BACKGROUND = 0;
@@ -11,6 +12,8 @@ export const NUCLEUS = 255;
 const MIN_AREA_UM2 = 9;
 /** Two masks that share more than this of the smaller one, or of their union, are the same cell. */
 const DUPLICATE_ABOVE = 0.5;
+/** What is thinner than this share of the smallest cell's radius is no part of a cell: 0.6 µm. */
+const SPUR = 0.28;
 /** Masks closer than this touch. */
 const TOUCHING_UM = 0.35;
 const NOT_WHITE_CELLS: readonly CellType[] = ['platelet', 'smudge', 'artefact'];
@@ -34,24 +37,39 @@ export interface Instance {
   readonly centre: { readonly x: number; readonly y: number };
 }
 
+/** What a crop's segmentation shows. */
+export interface CropShapes {
+  /** The cell in the middle. */
+  readonly central: CellShape;
+  /** Places, in posted pixels, of cells that touch it and came out of the segmentation together with it. */
+  readonly neighbours: readonly { readonly x: number; readonly y: number }[];
+}
+
 /**
  * The central cell of a crop. `segmentation` holds 3 × side × side probabilities (background, cytoplasm, nucleus) over
- * `window`; they are interpolated at the posted pixels inside the image. The connected component that contains or comes
- * nearest to the window's centre is the cell; its holes are filled. Undefined where there is none.
+ * `window`; they are interpolated at the posted pixels inside the image. A blob of touching cells is taken apart
+ * (`minRadius`: the smallest cell, in pixels of the segmentation); the part that contains or comes nearest to the window's
+ * centre is the cell, and its holes are filled. Undefined where there is none.
  */
-export function shapeOfCrop(
+export function shapesOfCrop(
   segmentation: Float32Array,
   side: number,
   window: Box,
   imageWidth: number,
   imageHeight: number,
-): CellShape | undefined {
-  const region = foregroundRegion(segmentation, side, window, imageWidth, imageHeight);
+  minRadius: number,
+): CropShapes | undefined {
+  const { parts, own } = isolateCentralPart(segmentation, side, minRadius);
+  const neighbours = neighboursOf(parts, own, minRadius).map(({ x, y }) => ({
+    x: window.x + (x * window.width) / side,
+    y: window.y + (y * window.height) / side,
+  }));
+  const region = foregroundRegion(own.probabilities, side, window, imageWidth, imageHeight);
   if (region === undefined) return undefined;
   const { width, height } = region;
   const labels = new Uint8Array(width * height);
   const foreground = new Uint8Array(width * height);
-  interpolate(segmentation, side, window, region, labels, foreground);
+  interpolate(own.probabilities, side, window, region, labels, foreground);
   const centreX = window.x + window.width / 2 - region.x - 0.5;
   const centreY = window.y + window.height / 2 - region.y - 0.5;
   if (!keepNearestComponent(labels, width, height, centreX, centreY)) return undefined;
@@ -59,7 +77,51 @@ export function shapeOfCrop(
   const shape = trim({ box: region, labels, foreground, areaPx: 0 });
   if (shape === undefined) return undefined;
   fillHoles(shape.labels, shape.box.width, shape.box.height);
-  return { ...shape, areaPx: shape.labels.reduce((sum, label) => sum + (label === BACKGROUND ? 0 : 1), 0) };
+  const areaPx = shape.labels.reduce((sum, label) => sum + (label === BACKGROUND ? 0 : 1), 0);
+  return { central: { ...shape, areaPx }, neighbours };
+}
+
+interface Isolated {
+  /** Index of the central part in the split; −1 where there is no foreground. */
+  readonly index: number;
+  /** The segmentation with every other part made background. */
+  readonly probabilities: Float32Array;
+}
+
+function isolateCentralPart(
+  segmentation: Float32Array,
+  side: number,
+  minRadius: number,
+): { readonly parts: readonly Part[]; readonly own: Isolated } {
+  const plane = side * side;
+  const above = Uint8Array.from({ length: plane }, (_, i) => ((segmentation[i] ?? 1) < 0.5 ? 1 : 0));
+  const { labels, parts } = splitCells(withoutSpurs(above, side, minRadius * SPUR), side, minRadius);
+  let index = -1;
+  let nearest = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < plane; i++) {
+    if (labels[i] === 0) continue;
+    const distance = ((i % side) + 0.5 - side / 2) ** 2 + (Math.floor(i / side) + 0.5 - side / 2) ** 2;
+    if (distance < nearest) {
+      nearest = distance;
+      index = (labels[i] ?? 0) - 1;
+    }
+  }
+  const probabilities = segmentation.slice();
+  for (let i = 0; i < plane; i++) {
+    if (above[i] === 0 || labels[i] === index + 1) continue;
+    probabilities[i] = 1;
+    probabilities[plane + i] = 0;
+    probabilities[2 * plane + i] = 0;
+  }
+  return { parts, own: { index, probabilities } };
+}
+
+/** Parts of the central cell's own blob that are large enough to be cells. */
+function neighboursOf(parts: readonly Part[], own: Isolated, minRadius: number): Part[] {
+  const central = parts[own.index];
+  return parts.filter(
+    (part, i) => i !== own.index && central !== undefined && part.blob === central.blob && part.radius >= minRadius,
+  );
 }
 
 /** Posted pixels whose foreground could exceed one half; bilinear interpolation never exceeds its corners. */
@@ -132,6 +194,21 @@ function interpolate(
       labels[at] = mix(2 * plane) > mix(plane) ? NUCLEUS : CYTOPLASM;
     }
   }
+}
+
+/** Clears every 8-connected component but the largest: what is left over where another cell took its share. */
+function keepLargestComponent(labels: Uint8Array, width: number, height: number): void {
+  const seen = new Uint8Array(labels.length);
+  const isCell = (at: number): boolean => labels[at] !== BACKGROUND;
+  let largest: number[] = [];
+  for (let i = 0; i < labels.length; i++) {
+    if (seen[i] === 1 || !isCell(i)) continue;
+    const component = flood(width, height, [i], isCell, true, seen);
+    if (component.length > largest.length) largest = component;
+  }
+  const kept = new Uint8Array(labels.length);
+  for (const at of largest) kept[at] = 1;
+  for (let i = 0; i < labels.length; i++) if (kept[i] === 0) labels[i] = BACKGROUND;
 }
 
 /** Clears every 8-connected component but the one nearest to the point; of equally near ones the first in reading order. */
@@ -312,6 +389,7 @@ export function resolveOverlaps<T extends Instance>(
   }
   return kept
     .flatMap(({ instance, shape }) => {
+      keepLargestComponent(shape.labels, shape.box.width, shape.box.height);
       const settled = trim(shape);
       return settled !== undefined && settled.areaPx >= minArea ? [{ instance, shape: settled }] : [];
     })

@@ -55,10 +55,13 @@ describe('/docs', () => {
     const { page, complaints } = await open('/docs');
     await page.waitForSelector('.opblock');
     expect(await page.title()).toBe('Leukodiff');
-    const contract = (await (await fetch(`${address}/openapi.json`)).json()) as { paths: Record<string, object> };
-    const operations = Object.values(contract.paths).flatMap((path) =>
-      Object.keys(path).filter((key) => ['get', 'post', 'put', 'patch', 'delete'].includes(key)),
-    );
+    const contract = (await (await fetch(`${address}/openapi.json`)).json()) as {
+      paths: Record<string, object>;
+      webhooks?: Record<string, object>;
+    };
+    const operations = [contract.paths, contract.webhooks ?? {}]
+      .flatMap(Object.values<object>)
+      .flatMap((path) => Object.keys(path).filter((key) => ['get', 'post', 'put', 'patch', 'delete'].includes(key)));
     expect(operations.length).toBeGreaterThan(10);
     expect(await page.locator('.opblock').count()).toBe(operations.length);
     expect(await page.locator('.opblock-post .opblock-summary-path').first().innerText()).toContain('analyze');

@@ -11,7 +11,16 @@ import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { AnalysisDocument, CellDocument } from '../../src/storage/documents.js';
 import { startEmbeddedPostgres } from '../../src/storage/embedded-postgres.js';
-import { cleanUp, logEntry, run, type Service, serve, stopAll, temporaryFolder } from '../support/program.js';
+import {
+  cleanUp,
+  logEntry,
+  preparedDataDir,
+  run,
+  type Service,
+  serve,
+  stopAll,
+  temporaryFolder,
+} from '../support/program.js';
 import { drawSmear } from '../support/smear.js';
 
 type Linked = Record<string, string>;
@@ -135,9 +144,9 @@ describe('the service', () => {
   });
 
   it('finishes after kill -9 in the middle of an analysis, and counts every cell once', async () => {
-    const DATA_DIR = join(temporaryFolder(), 'data');
+    const DATA_DIR = await preparedDataDir();
     const env = { DATA_DIR, WORKER_CONCURRENCY: '1' };
-    const images = await Promise.all(Array.from({ length: 8 }, (_, n) => png(20 + n, 800, 600)));
+    const images = await Promise.all(Array.from({ length: 4 }, (_, n) => png(20 + n, 560, 420)));
     const first = await serve(env);
     const accepted = await post(first, images, { micronsPerPixel: '0.2' });
     expect(accepted.status).toBe(202);
@@ -151,9 +160,9 @@ describe('the service', () => {
     expect(await first.stop('SIGKILL')).toMatchObject({ signal: 'SIGKILL' });
 
     const second = await serve(env);
-    const analysis = await ended(second, id);
+    const analysis = await ended(second, id, 300_000);
     expect(analysis.status).toBe('completed');
-    expect(analysis.images.map((image) => image.status)).toEqual(Array.from({ length: 8 }, () => 'completed'));
+    expect(analysis.images.map((image) => image.status)).toEqual(Array.from({ length: 4 }, () => 'completed'));
     const found = analysis.images.reduce((sum, image) => sum + (image.cellCount ?? 0), 0);
     const { differential } = analysis;
     const counted =
@@ -162,7 +171,7 @@ describe('the service', () => {
       (differential?.others.reduce((sum, { count }) => sum + count, 0) ?? 0);
     expect(counted).toBe(found);
     await second.stop();
-  });
+  }, 400_000);
 
   it('tells the callback address, signed with the secret in the data folder', async () => {
     const received: { headers: IncomingHttpHeaders; body: string }[] = [];
@@ -178,7 +187,7 @@ describe('the service', () => {
     });
     await new Promise<void>((settle) => receiver.listen(0, '127.0.0.1', settle));
     const callbackUrl = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/results`;
-    const DATA_DIR = join(temporaryFolder(), 'data');
+    const DATA_DIR = await preparedDataDir();
     const service = await serve({ DATA_DIR });
     const response = await post(service, [smear], { callbackUrl, specimenId: 'S-9' }, { prefer: 'wait=60' });
     const { id } = (await response.json()) as Analysis;
@@ -194,7 +203,7 @@ describe('the service', () => {
   });
 
   it('goes on after images that cannot be read', async () => {
-    const service = await serve({ DATA_DIR: join(temporaryFolder(), 'data') });
+    const service = await serve({ DATA_DIR: await preparedDataDir() });
     const truncated = smear.subarray(0, smear.length >> 1);
     const response = await post(service, [smear, truncated], {}, { prefer: 'wait=60' });
     if (response.status === 200) {
@@ -223,7 +232,7 @@ describe('the command line', () => {
     const taken = createServer();
     await new Promise<void>((settle) => taken.listen(0, '127.0.0.1', settle));
     const { port } = taken.address() as AddressInfo;
-    const DATA_DIR = join(temporaryFolder(), 'data');
+    const DATA_DIR = await preparedDataDir();
     const cases: [readonly string[], Record<string, string>, RegExp][] = [
       [['serve'], { PORT: 'x' }, /^leukodiff: The configuration cannot be used: PORT must be /],
       [
@@ -262,7 +271,7 @@ describe('the command line', () => {
   });
 
   it('lets neither a second service nor a worker onto the same data folder', async () => {
-    const DATA_DIR = join(temporaryFolder(), 'data');
+    const DATA_DIR = await preparedDataDir();
     const service = await serve({ DATA_DIR });
     const second = await run(['serve'], { DATA_DIR, PORT: '0' }).ended;
     expect(second).toMatchObject({
@@ -313,16 +322,20 @@ describe('the command line', () => {
 
   it('works with API and worker in processes of their own on one server', async () => {
     // The embedded database of one folder plays the server for the others.
-    const DATA_DIR = join(temporaryFolder(), 'data');
+    const DATA_DIR = await preparedDataDir();
     const server = await startEmbeddedPostgres({ dataDir: DATA_DIR, log: pino({ level: 'silent' }) });
     const env = { DATABASE_URL: server.url, WEBHOOK_SECRET: `whsec_${randomBytes(32).toString('base64')}` };
     const api = await serve({ ...env, DATA_DIR: temporaryFolder() }, ['serve', '--no-worker']);
     const accepted = await post(api, [smear], {}, { prefer: 'wait=1' });
     expect(accepted.status).toBe(202);
     const { id } = (await accepted.json()) as { id: string };
-    const worker = run(['work'], { ...env, DATA_DIR: temporaryFolder() });
-    await logEntry(worker, 'working');
+    const worker = run(['work'], { ...env, DATA_DIR: temporaryFolder(), METRICS_PORT: '0' });
+    const { metricsPort } = await logEntry(worker, 'working');
     expect((await ended(api, id)).status).toBe('completed');
+    const metrics = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text();
+    expect(metrics).toContain('leukodiff_images_total{outcome="completed",reason="none"} 1');
+    const ready = await fetch(`http://127.0.0.1:${metricsPort}/health/ready`);
+    expect([ready.status, await ready.json()]).toMatchObject([200, { status: 'ready' }]);
     worker.child.kill('SIGTERM');
     expect(await worker.ended).toMatchObject({ code: 0 });
     expect(await api.stop()).toMatchObject({ code: 0 });

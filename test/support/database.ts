@@ -43,12 +43,27 @@ export async function createTestDatabase({ empty = false } = {}): Promise<{ url:
 /** Which backend this run is about: every integration test passes on both. */
 export const QUEUE_BACKEND: 'postgres' | 'redis' = process.env['TEST_QUEUE'] === 'redis' ? 'redis' : 'postgres';
 
-/** Queues on the backend of this run, kept apart from those of other test files. */
-export async function openTestQueues(database: Database, log: Logger = SILENT): Promise<Queues> {
-  if (QUEUE_BACKEND === 'postgres') return openQueues({ databaseUrl: database.url, log });
+/** Where the queues of one test file live, kept apart from those of others. */
+export interface QueuePlace {
+  readonly databaseUrl: string;
+  readonly redisUrl?: string;
+  readonly prefix?: string;
+}
+
+export function queuePlace(database: Database): QueuePlace {
+  if (QUEUE_BACKEND === 'postgres') return { databaseUrl: database.url };
   const redisUrl = process.env['TEST_REDIS_URL'];
   if (redisUrl === undefined) throw new Error('TEST_QUEUE=redis needs TEST_REDIS_URL');
-  return openQueues({ databaseUrl: database.url, redisUrl, log, prefix: `test-${randomBytes(8).toString('hex')}` });
+  return { databaseUrl: database.url, redisUrl, prefix: `test-${randomBytes(8).toString('hex')}` };
+}
+
+/** Queues on the backend of this run. */
+export async function openTestQueues(
+  database: Database,
+  log: Logger = SILENT,
+  place: QueuePlace = queuePlace(database),
+): Promise<Queues> {
+  return openQueues({ ...place, log });
 }
 
 async function admin(url: string, statement: string): Promise<void> {

@@ -151,7 +151,7 @@ def batches(fields: list[Field], draws: int, pixels: int, rng: np.random.Generat
         if lab == "allidb" and rng.random() < 0.6:  # whole fields rather than its single cells
             whole = [f for f in (by_lab[lab][i] for i in rng.integers(len(by_lab[lab]), size=8)) if "fields/" in f.name]
             item = whole[0] if whole else item
-        octave = rng.normal(0, 0.25) if rng.random() < 0.6 else rng.uniform(-2.3, 2.3)
+        octave = rng.normal(0, 0.25) if rng.random() < 0.5 else rng.uniform(-2.3, 2.3)
         size = fitting_tile(item, octave)
         if size < 32:
             continue
@@ -180,7 +180,7 @@ def loss(network: SaliencyNetwork, batch: dict[str, Tensor]) -> tuple[Tensor, di
     focal = -(peak * (1 - q) ** 2 * torch.log(q) + (1 - peak) * (1 - heat) ** 4 * q**2 * torch.log(1 - q)) * says
     focal = focal.sum() / ((peak * says).sum() + 1)
     scale_loss = -(batch["scale"] * F.log_softmax(scale, dim=1)).sum(dim=1).mean()
-    total = bce + 0.5 * dice + 0.5 * focal + 0.3 * scale_loss
+    total = bce + 0.5 * dice + 0.5 * focal + 0.5 * scale_loss
     return total, {"saliency": bce.item() + 0.5 * dice.item(), "centre": focal.item(), "scale": scale_loss.item()}
 
 

@@ -66,7 +66,9 @@ function asOwner(owner: { uid: number; gid: number }, setpriv: string | null, fo
   if (setpriv === null) return [account(owner, [], { uid: owner.uid, gid: owner.gid })];
   const identity = [...followParent, `--reuid=${owner.uid}`, `--regid=${owner.gid}`, '--clear-groups'];
   return [null, 'dac_read_search', 'dac_override'].map((capability) => {
-    const passOn = capability === null ? [] : [`--inh-caps=+${capability}`, `--ambient-caps=+${capability}`];
+    if (capability === null) return account(owner, identity, {});
+    // access(2), by which initdb looks at its own program, ignores capabilities of a user other than root without this bit.
+    const passOn = ['--securebits=+no_setuid_fixup', `--inh-caps=+${capability}`, `--ambient-caps=+${capability}`];
     return account(owner, [...identity, ...passOn], {});
   });
 }

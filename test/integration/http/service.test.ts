@@ -273,14 +273,24 @@ describe('failures', () => {
       const [pid] = (await readFile(join(own.config.dataDir, 'postgres', 'postmaster.pid'), 'utf8')).split('\n');
       // The server that this harness started: a fast shutdown, as on a restart of the machine that has it.
       process.kill(Number(pid), 'SIGINT');
-      await sleep(500);
+      while (
+        await own.database.ping().then(
+          () => true,
+          () => false,
+        )
+      ) {
+        await sleep(20);
+      }
       const png = await picture('png');
       for (const response of [
         await own.app.inject('/analyses/0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e'),
         await own.app.inject('/analyses'),
         await post(own.app, [['images', blob(png), 'a.png']]),
       ]) {
-        expect(response.json()).toMatchObject({ type: 'https://leukodiff.dev/problems/database-unavailable' });
+        expect(response.json(), own.log()).toMatchObject({
+          type: 'https://leukodiff.dev/problems/database-unavailable',
+          status: 503,
+        });
         expect(response.statusCode).toBe(503);
         expect(Number(response.headers['retry-after'])).toBeGreaterThan(0);
       }

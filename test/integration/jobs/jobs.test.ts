@@ -1,8 +1,10 @@
 /** The jobs on a real database and the queue backend of this run; vision is a function that the test gives. */
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { Webhook } from 'standardwebhooks';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
@@ -19,13 +21,22 @@ import {
 import { getCells } from '../../../src/storage/cells.js';
 import type { AnalysisDocument } from '../../../src/storage/documents.js';
 import { UndecodableImageError, type Vision } from '../../../src/vision/index.js';
-import { openTestDatabase, openTestQueues, QUEUE_BACKEND, SILENT, type TestDatabase } from '../../support/database.js';
+import {
+  openTestDatabase,
+  openTestQueues,
+  QUEUE_BACKEND,
+  type QueuePlace,
+  queuePlace,
+  SILENT,
+  type TestDatabase,
+} from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
 
 const SECRET = `whsec_${randomBytes(32).toString('base64')}`;
 const WAIT_MS = 60_000;
 
 let test: TestDatabase;
+let place: QueuePlace;
 let queues: Queues;
 let metrics: Metrics;
 const workers: JobWorker[] = [];
@@ -33,7 +44,8 @@ const receivers: Server[] = [];
 
 beforeEach(async () => {
   test = await openTestDatabase();
-  queues = await openTestQueues(test.database);
+  place = queuePlace(test.database);
+  queues = await openTestQueues(test.database, SILENT, place);
   metrics = createMetrics({ version: 'test' });
 });
 afterEach(async () => {
@@ -508,5 +520,33 @@ describe(`the worker's end, queue on ${QUEUE_BACKEND}`, () => {
       await test.database.pool.query<{ attempts: number }>('SELECT attempts FROM images WHERE analysis_id = $1', [id])
     ).rows;
     expect(row?.attempts).toBe(1);
+  });
+});
+
+describe(`trouble, queue on ${QUEUE_BACKEND}`, () => {
+  it('a worker that is killed loses its images to another', async () => {
+    const script = fileURLToPath(new URL('../../support/hanging-worker.ts', import.meta.url));
+    const args = ['--import', 'tsx', script, place.databaseUrl, place.redisUrl ?? '', place.prefix ?? ''];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const id = await post(['a', 'b']);
+    await new Promise((settle) => child.stdout.once('data', settle));
+    child.kill('SIGKILL');
+    work(oneNeutrophil);
+    expect((await ended(id)).differential?.totalWbc).toBe(2);
+  });
+
+  it('lost database connections are made again, by the jobs, the queue and those who wait', async () => {
+    work(oneNeutrophil);
+    expect((await ended(await post(['before']))).status).toBe('completed');
+    await test.database.pool
+      .query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()`)
+      .catch(() => undefined);
+    await sleep(200);
+    for (let n = 0; n < 3; n++) {
+      const id = await post([`after ${n}`]);
+      const begun = performance.now();
+      expect((await ended(id)).status).toBe('completed');
+      expect(performance.now() - begun).toBeLessThan(20_000);
+    }
   });
 });

@@ -5,10 +5,11 @@ import {
   classify,
   type Instance,
   resolveOverlaps,
-  shapeOfCrop,
+  shapesOfCrop,
   touching,
 } from '../../../src/vision/instances.js';
 import { parseManifest } from '../../../src/vision/manifest.js';
+import type { Box } from '../../../src/vision/types.js';
 import { manifestJson } from '../../support/model-manifest.js';
 
 const manifest = parseManifest(JSON.stringify(manifestJson())).cells;
@@ -42,7 +43,7 @@ function must<T>(value: T | undefined): T {
   return value;
 }
 
-describe('shapeOfCrop', () => {
+describe('shapesOfCrop', () => {
   // The crop shows 25.6 µm; the cell in its middle is 12.8 µm wide at any magnification.
   it.each([
     ['finer than the network', 320],
@@ -67,6 +68,20 @@ describe('shapeOfCrop', () => {
     const both = segmentation((u, v) => (cell(40, 40, 12, 5)(u, v) || cell(70, 40, 9, 4)(u, v)) as 0 | 1 | 2);
     const shape = must(shapeOfCrop(both, SIDE, { x: 0, y: 0, width: 80, height: 80 }, 200, 200));
     expect(shape.box).toEqual({ x: 28, y: 28, width: 24, height: 24 });
+  });
+
+  it('takes touching cells apart and says where the others are', () => {
+    const pair = segmentation((u, v) => (cell(36, 40, 12, 8)(u, v) || cell(59, 40, 12, 8)(u, v)) as 0 | 1 | 2);
+    const window = { x: 100, y: 50, width: 160, height: 160 };
+    const shapes = must(shapesOfCrop(pair, SIDE, window, 400, 400, 7));
+    const { box, areaPx } = shapes.central;
+    expect(Math.abs(box.x + box.width / 2 - (100 + 36 * 2))).toBeLessThan(3);
+    expect(Math.abs(areaPx - Math.PI * 24 ** 2) / areaPx).toBeLessThan(0.08);
+    expect(shapes.neighbours).toHaveLength(1);
+    expect(Math.hypot((shapes.neighbours[0]?.x ?? 0) - 218, (shapes.neighbours[0]?.y ?? 0) - 130)).toBeLessThan(4);
+    // A cell apart from it has its own peak in the centre map.
+    const apart = segmentation((u, v) => (cell(36, 40, 10, 5)(u, v) || cell(65, 40, 10, 5)(u, v)) as 0 | 1 | 2);
+    expect(must(shapesOfCrop(apart, SIDE, window, 400, 400, 7)).neighbours).toEqual([]);
   });
 
   it('takes the nearest where nothing is at the centre', () => {
@@ -140,6 +155,9 @@ describe('classify', () => {
   });
 });
 
+const shapeOfCrop = (probabilities: Float32Array, side: number, window: Box, width: number, height: number) =>
+  shapesOfCrop(probabilities, side, window, width, height, 7)?.central;
+
 /** A filled disc as an instance; the nucleus is its inner half. */
 function disc(x: number, y: number, r: number, over: Partial<Instance> = {}, sureness = 200): Instance {
   const box = { x: Math.floor(x - r), y: Math.floor(y - r), width: Math.ceil(2 * r) + 1, height: Math.ceil(2 * r) + 1 };
@@ -208,6 +226,27 @@ describe('resolveOverlaps', () => {
     expect(right?.areaPx).toBeLessThan(unsure.shape.areaPx);
     // The boxes fit what is left.
     expect(right?.box.x).toBeGreaterThan(unsure.shape.box.x);
+  });
+
+  it('what another cell cut off is not kept as an island', () => {
+    // A narrow cell lies across a wide one and is surer of itself: the wide one keeps one side only.
+    const wide = disc(100, 60, 40, {}, 120);
+    const labels = new Uint8Array(16 * 100).fill(128);
+    const bar: Instance = {
+      shape: {
+        box: { x: 105, y: 10, width: 16, height: 100 },
+        labels,
+        foreground: labels.map(() => 250),
+        areaPx: 1600,
+      },
+      class: 'monocyte',
+      confidence: 0.95,
+      centre: { x: 113, y: 60 },
+    };
+    const kept = resolveOverlaps([wide, { ...bar, shape: { ...bar.shape, areaPx: 4000 } }], um);
+    const rest = kept.find(({ instance }) => instance.class === 'neutrophil');
+    expect(rest?.shape.box.x).toBe(wide.shape.box.x);
+    expect((rest?.shape.box.x ?? 0) + (rest?.shape.box.width ?? 0)).toBe(105);
   });
 
   it('does not change the shapes it was given', () => {

@@ -1,0 +1,32 @@
+/** A worker in a process of its own that takes jobs and never ends them: something to kill. Arguments: URLs, prefix. */
+import { pino } from 'pino';
+import { openQueues } from '../../src/jobs/queues.js';
+import { startWorker } from '../../src/jobs/worker.js';
+import { createMetrics } from '../../src/observability/metrics.js';
+import { openDatabase } from '../../src/storage/database.js';
+import { TEST_MODEL } from './findings.js';
+
+const [databaseUrl = '', redisUrl, prefix] = process.argv.slice(2);
+const log = pino({ level: 'silent' });
+const db = await openDatabase({ databaseUrl, dataDir: '/nonexistent', log });
+const queues = await openQueues({
+  databaseUrl,
+  log,
+  ...(redisUrl === undefined || redisUrl === '' ? {} : { redisUrl }),
+  ...(prefix === undefined ? {} : { prefix }),
+});
+startWorker({
+  config: { workerConcurrency: 2, publicUrl: undefined, maxAnalysisAgeMinutes: 60, retentionDays: 0 },
+  db,
+  queues,
+  vision: {
+    model: TEST_MODEL,
+    analyze: () => {
+      process.stdout.write('taken\n');
+      return new Promise(() => undefined);
+    },
+  },
+  metrics: createMetrics({ version: 'test' }),
+  log,
+  webhookSecret: 'whsec_unused',
+});
