@@ -1,7 +1,7 @@
 /** The SG-CLDFF network on every candidate: cut the crops, run them in batches, keep what later steps need. */
 import type { CellType } from '../hematology/cell-types.js';
 import type { CellsInput, CellsOutput } from './infer-messages.js';
-import { BACKGROUND, type CellShape, classify, shapesOfCrop } from './instances.js';
+import { BACKGROUND, type CellShape, classify, SMALLEST_RADIUS_UM, shapesOfCrop } from './instances.js';
 import type { Located } from './locate.js';
 import type { CellsManifest } from './manifest.js';
 import { nextTurn, sampleMap, sampleWindow, toGrey } from './raster.js';
@@ -28,8 +28,6 @@ const BATCH = 16;
 /** Batches on their way at once: one at the network, one being cut. More would only hold memory. */
 const IN_FLIGHT = 2;
 
-/** Half of the smallest white cell's diameter in µm: less is not split off a blob as a cell of its own. */
-const SMALLEST_RADIUS_UM = 2.2;
 /** How often touching cells that came out of a blob are looked at as candidates of their own. */
 const EXTRA_ROUNDS = 2;
 
@@ -138,8 +136,8 @@ function describe(
   const maskSide = size / maskStride;
   const part = (values: Float32Array, length: number): Float32Array => values.slice(i * length, (i + 1) * length);
   const segmentation = output.segmentation.subarray(i * 3 * maskSide * maskSide, (i + 1) * 3 * maskSide * maskSide);
-  const minRadius = SMALLEST_RADIUS_UM / (manifest.micronsPerPixel * maskStride);
-  const shapes = shapesOfCrop(segmentation, maskSide, window, image.width, image.height, minRadius);
+  const gridUm = manifest.micronsPerPixel * maskStride;
+  const shapes = shapesOfCrop(segmentation, maskSide, window, image.width, image.height, gridUm);
   if (shapes === undefined) return undefined;
   const probabilities = part(output.probabilities, classes.length);
   return {

@@ -12,8 +12,13 @@ export const NUCLEUS = 255;
 const MIN_AREA_UM2 = 9;
 /** Two masks that share more than this of the smaller one, or of their union, are the same cell. */
 const DUPLICATE_ABOVE = 0.5;
-/** What is thinner than this share of the smallest cell's radius is no part of a cell: 0.6 µm. */
-const SPUR = 0.28;
+/** Half of the smallest white cell's diameter: less is not split off a blob as a cell of its own. */
+export const SMALLEST_RADIUS_UM = 2.2;
+/** What is thinner than twice this is no part of a cell. */
+const SPUR_UM = 0.6;
+/** Only the largest monocytes cover more. A larger blob is several cells although its waists are hardly to be seen. */
+const LARGEST_AREA_UM2 = 260;
+const FAINT_WAIST = 0.93;
 /** Masks closer than this touch. */
 const TOUCHING_UM = 0.35;
 const NOT_WHITE_CELLS: readonly CellType[] = ['platelet', 'smudge', 'artefact'];
@@ -47,8 +52,8 @@ export interface CropShapes {
 
 /**
  * The central cell of a crop. `segmentation` holds 3 × side × side probabilities (background, cytoplasm, nucleus) over
- * `window`; they are interpolated at the posted pixels inside the image. A blob of touching cells is taken apart
- * (`minRadius`: the smallest cell, in pixels of the segmentation); the part that contains or comes nearest to the window's
+ * `window`; they are interpolated at the posted pixels inside the image. A blob of touching cells is taken apart (`gridUm`:
+ * µm per place of the segmentation); the part that contains or comes nearest to the window's
  * centre is the cell, and its holes are filled. Undefined where there is none.
  */
 export function shapesOfCrop(
@@ -57,10 +62,10 @@ export function shapesOfCrop(
   window: Box,
   imageWidth: number,
   imageHeight: number,
-  minRadius: number,
+  gridUm: number,
 ): CropShapes | undefined {
-  const { parts, own } = isolateCentralPart(segmentation, side, minRadius);
-  const neighbours = neighboursOf(parts, own, minRadius).map(({ x, y }) => ({
+  const { parts, own } = isolateCentralPart(segmentation, side, gridUm);
+  const neighbours = neighboursOf(parts, own, SMALLEST_RADIUS_UM / gridUm).map(({ x, y }) => ({
     x: window.x + (x * window.width) / side,
     y: window.y + (y * window.height) / side,
   }));
@@ -91,20 +96,17 @@ interface Isolated {
 function isolateCentralPart(
   segmentation: Float32Array,
   side: number,
-  minRadius: number,
+  gridUm: number,
 ): { readonly parts: readonly Part[]; readonly own: Isolated } {
   const plane = side * side;
   const above = Uint8Array.from({ length: plane }, (_, i) => ((segmentation[i] ?? 1) < 0.5 ? 1 : 0));
-  const { labels, parts } = splitCells(withoutSpurs(above, side, minRadius * SPUR), side, minRadius);
-  let index = -1;
-  let nearest = Number.POSITIVE_INFINITY;
-  for (let i = 0; i < plane; i++) {
-    if (labels[i] === 0) continue;
-    const distance = ((i % side) + 0.5 - side / 2) ** 2 + (Math.floor(i / side) + 0.5 - side / 2) ** 2;
-    if (distance < nearest) {
-      nearest = distance;
-      index = (labels[i] ?? 0) - 1;
-    }
+  const solid = withoutSpurs(above, side, SPUR_UM / gridUm);
+  const minRadius = SMALLEST_RADIUS_UM / gridUm;
+  let { labels, parts } = splitCells(solid, side, minRadius);
+  let index = centralPart(labels, side);
+  if ((parts[index]?.area ?? 0) * gridUm ** 2 > LARGEST_AREA_UM2) {
+    ({ labels, parts } = splitCells(solid, side, minRadius, FAINT_WAIST));
+    index = centralPart(labels, side);
   }
   const probabilities = segmentation.slice();
   for (let i = 0; i < plane; i++) {
@@ -114,6 +116,21 @@ function isolateCentralPart(
     probabilities[2 * plane + i] = 0;
   }
   return { parts, own: { index, probabilities } };
+}
+
+/** Index of the part that contains or comes nearest to the centre; −1 where there is none. */
+function centralPart(labels: Uint16Array, side: number): number {
+  let index = -1;
+  let nearest = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < labels.length; i++) {
+    if (labels[i] === 0) continue;
+    const distance = ((i % side) + 0.5 - side / 2) ** 2 + (Math.floor(i / side) + 0.5 - side / 2) ** 2;
+    if (distance < nearest) {
+      nearest = distance;
+      index = (labels[i] ?? 0) - 1;
+    }
+  }
+  return index;
 }
 
 /** Parts of the central cell's own blob that are large enough to be cells. */
@@ -380,17 +397,18 @@ export function resolveOverlaps<T extends Instance>(
       kept.push({ instance, shape: { ...instance.shape, labels: instance.shape.labels.slice() } });
     }
   }
+  const contested = new Set<CellShape>();
   for (let i = 0; i < kept.length; i++) {
     for (let j = i + 1; j < kept.length; j++) {
       const a = kept[i];
       const b = kept[j];
-      if (a && b) settle(a.shape, b.shape);
+      if (a && b && settle(a.shape, b.shape)) contested.add(a.shape).add(b.shape);
     }
   }
   return kept
     .flatMap(({ instance, shape }) => {
-      keepLargestComponent(shape.labels, shape.box.width, shape.box.height);
-      const settled = trim(shape);
+      if (contested.has(shape)) keepLargestComponent(shape.labels, shape.box.width, shape.box.height);
+      const settled = contested.has(shape) ? trim(shape) : shape;
       return settled !== undefined && settled.areaPx >= minArea ? [{ instance, shape: settled }] : [];
     })
     .sort((a, b) => a.shape.box.y - b.shape.box.y || a.shape.box.x - b.shape.box.x);
@@ -429,19 +447,39 @@ function isDuplicate(a: CellShape, b: CellShape): boolean {
   return shared / Math.min(a.areaPx, b.areaPx) > DUPLICATE_ABOVE;
 }
 
-/** Gives each contested pixel to the surer mask; labels are changed in place. */
-function settle(a: CellShape, b: CellShape): void {
+/** Foreground probabilities (of 255) that differ by less do not decide whose a pixel is: borders would be ragged. */
+const ABOUT_EQUAL = 25;
+
+/**
+ * Gives each contested pixel to the surer mask, or where both are about as sure to the nearer cell. In place; says whether
+ * there was any.
+ */
+function settle(a: CellShape, b: CellShape): boolean {
   const common = overlapBox(a.box, b.box);
-  if (common === undefined) return;
+  if (common === undefined) return false;
+  let any = false;
+  const nearer = nearness(a);
+  const other = nearness(b);
   for (let y = common.y; y < common.y + common.height; y++) {
     for (let x = common.x; x < common.x + common.width; x++) {
       const i = indexIn(a.box, x, y);
       const j = indexIn(b.box, x, y);
       if (a.labels[i] === BACKGROUND || b.labels[j] === BACKGROUND) continue;
-      if ((a.foreground[i] ?? 0) >= (b.foreground[j] ?? 0)) b.labels[j] = BACKGROUND;
+      any = true;
+      const surer = (a.foreground[i] ?? 0) - (b.foreground[j] ?? 0);
+      const toA = Math.abs(surer) > ABOUT_EQUAL ? surer > 0 : nearer(x, y) <= other(x, y);
+      if (toA) b.labels[j] = BACKGROUND;
       else a.labels[i] = BACKGROUND;
     }
   }
+  return any;
+}
+
+/** Distance from the middle of a cell's box in radii of the cell. */
+function nearness({ box, areaPx }: CellShape): (x: number, y: number) => number {
+  const radius = Math.sqrt(areaPx / Math.PI);
+  const [cx, cy] = [box.x + (box.width - 1) / 2, box.y + (box.height - 1) / 2];
+  return (x, y) => Math.hypot(x - cx, y - cy) / radius;
 }
 
 /** Indices of the shapes that touch another one. */

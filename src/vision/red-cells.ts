@@ -10,7 +10,9 @@ const RED_CELL_UM = 7.2;
 /** Red cells are looked for where they are about 24 px wide: enough for 5 %, and a large field stays cheap. */
 const WORKING_UM_PER_PX = 0.3;
 /** Side of the region that is looked at, in working pixels. */
-const REGION = 900;
+const REGION = 720;
+/** Rows worked on between two turns of the event loop. */
+const ROWS_PER_TURN = 64;
 /** What is taken for a red cell: its diameter against the expected one, its outline against an ellipse. */
 const DIAMETERS = { min: 0.6, max: 1.65 } as const;
 const MIN_FILL = 0.9;
@@ -40,7 +42,7 @@ export async function measureRedCells(image: RgbImage, roughly: number): Promise
   const height = Math.round(region.height * factor);
   if (Math.min(width, height) < 48) return undefined;
   const field = await resizeRegion(image, region, width, height);
-  const density = greenDensity(field);
+  const density = await greenDensity(field);
   await nextTurn();
   const expected = RED_CELL_UM / WORKING_UM_PER_PX;
   const discs = freeDiscs(density, width, height, otsu(density), expected);
@@ -59,7 +61,7 @@ function middle(image: RgbImage, side: number): Box {
 }
 
 /** Optical density of green against the local clear background, in which lamp spots and vignettes disappear. */
-function greenDensity({ width, height, data }: RgbImage): Float32Array {
+async function greenDensity({ width, height, data }: RgbImage): Promise<Float32Array> {
   const block = 60;
   const columns = Math.max(1, Math.round(width / block));
   const rows = Math.max(1, Math.round(height / block));
@@ -82,6 +84,7 @@ function greenDensity({ width, height, data }: RgbImage): Float32Array {
   }
   const out = new Float32Array(width * height);
   for (let y = 0; y < height; y++) {
+    if (y % ROWS_PER_TURN === 0) await nextTurn();
     const v = Math.min(Math.max(((y + 0.5) * rows) / height - 0.5, 0), rows - 1);
     const v0 = Math.floor(v);
     const v1 = Math.min(v0 + 1, rows - 1);

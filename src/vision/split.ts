@@ -29,7 +29,7 @@ const SMALLEST_PART = 0.55;
  * Labels every foreground pixel of a square grid with its cell; separate blobs are separate cells. Parts of a smaller
  * radius than `minRadius` (in pixels) are not split off.
  */
-export function splitCells(foreground: Uint8Array, side: number, minRadius: number): Split {
+export function splitCells(foreground: Uint8Array, side: number, minRadius: number, waistBelow = WAIST_BELOW): Split {
   const distance = edgeDistance(foreground, side);
   const order = pixelsByHeight(foreground, distance);
   // Union-find over basins; each basin is named by its peak pixel.
@@ -61,7 +61,7 @@ export function splitCells(foreground: Uint8Array, side: number, minRadius: numb
       // Joined to the highest basin from which no waist separates it.
       const into = met
         .slice(0, i)
-        .find((higher) => !isWaist(height(pixel), height(lower), height(rootOf(higher)), minRadius));
+        .find((higher) => !isWaist(height(pixel), height(lower), height(rootOf(higher)), minRadius, waistBelow));
       if (into !== undefined) cells.set(lower, rootOf(into));
     }
   }
@@ -88,8 +88,8 @@ export function withoutSpurs(foreground: Uint8Array, side: number, radius: numbe
   return foreground.map((value, i) => (value !== 0 && (fromCore[i] ?? 0) <= radius ? 1 : 0));
 }
 
-const isWaist = (waist: number, lower: number, higher: number, minRadius: number): boolean =>
-  lower >= minRadius && lower >= SMALLEST_PART * higher && waist < WAIST_BELOW * lower;
+const isWaist = (waist: number, lower: number, higher: number, minRadius: number, waistBelow: number): boolean =>
+  lower >= minRadius && lower >= SMALLEST_PART * higher && waist < waistBelow * lower;
 
 function* neighbours(pixel: number, side: number): Generator<number> {
   const x = pixel % side;

@@ -72,10 +72,10 @@ describe('a synthetic field', () => {
     const field = smear({ stain });
     const analysis = await vision.analyze(await png(field), { micronsPerPixel: 0.15 });
     const found = matches(analysis, field.cells);
-    expect(found.filter(({ iou }) => iou > 0.4)).toHaveLength(field.cells.length);
+    expect(found.filter(({ iou }) => iou > 0.7)).toHaveLength(field.cells.length);
     expect(whiteCells(analysis)).toHaveLength(field.cells.length);
     const mean = found.reduce((sum, { iou }) => sum + iou, 0) / found.length;
-    expect(mean).toBeGreaterThan(0.65);
+    expect(mean).toBeGreaterThan(0.85);
   });
 
   it('its cells say what they are in a form that fits together', async () => {
@@ -107,6 +107,23 @@ describe('a synthetic field', () => {
     // In reading order.
     const tops = analysis.cells.map(({ box }) => box.y * 1e6 + box.x);
     expect(tops).toEqual([...tops].sort((a, b) => a - b));
+  });
+
+  it('most cells are named what they are drawn as, every neutrophil and eosinophil among them', async () => {
+    const cells = { neutrophil: 4, lymphocyte: 4, monocyte: 2, eosinophil: 3, basophil: 3 };
+    const named: { drawn: string; found: string | undefined }[] = [];
+    for (const stain of [CREAM_STAIN, NEUTRAL_STAIN, PINK_STAIN]) {
+      const field = smear({ seed: 2, width: 1000, height: 800, cells, stain });
+      const analysis = await vision.analyze(await png(field));
+      for (const { truth, found } of matches(analysis, field.cells)) {
+        named.push({ drawn: truth.class, found: found?.class });
+      }
+    }
+    const right = named.filter(({ drawn, found }) => drawn === found);
+    // 134 of 144 over three seeds with version 1.0.0, which never saw a drawn cell; lymphocytes pass for erythroblasts.
+    expect(right.length / named.length).toBeGreaterThan(0.85);
+    const sure = named.filter(({ drawn }) => drawn === 'neutrophil' || drawn === 'eosinophil');
+    expect(sure.filter(({ drawn, found }) => drawn !== found)).toEqual([]);
   });
 
   it('the scale is estimated when it is not given, and said to be', async () => {

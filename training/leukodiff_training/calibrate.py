@@ -6,7 +6,8 @@
   laboratory weighing the same.
 * `lowConfidenceBelow` is where, below it, fewer than 80 % of the validation cells are right.
 * `unidentifiedBelow` is where, below it, the model is wrong more often than right.
-* `lowConsistencyBelow` is the 5th percentile of the saliency consistency of rightly classified cells.
+* `lowConsistencyBelow` is the 5th percentile of the saliency consistency of rightly classified nucleated cells (a platelet
+  has no outline to agree with).
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def best_temperature(logits: np.ndarray, label: np.ndarray, lab: np.ndarray) -> 
 
 
 def threshold(confidence: np.ndarray, right: np.ndarray, wanted: float, window: int = 25) -> float:
-    """The greatest confidence below which the running share of right cells is under `wanted`; 0.3 at the least."""
+    """The greatest confidence below which the running share of right cells is under `wanted`; 0.35 at the least."""
     order = np.argsort(confidence)
     running = np.convolve(right[order].astype(float), np.ones(window) / window, mode="valid")
     under = np.nonzero(running < wanted)[0]
-    return max(0.3, float(confidence[order][under[-1] + window // 2])) if len(under) else 0.3
+    return max(0.35, float(confidence[order][under[-1] + window // 2])) if len(under) else 0.35
 
 
 def main() -> None:
@@ -81,11 +82,12 @@ def main() -> None:
     temperature = best_temperature(out["logits"], out["label"], out["lab"])
     p = torch.softmax(torch.from_numpy(out["logits"] / temperature), dim=1).numpy()
     confidence, right = p.max(axis=1), p.argmax(axis=1) == out["label"]
+    nucleated = out["label"] < CLASS_INDEX["platelet"]
     settings = DEFAULTS | {
         "temperature": round(temperature, 3),
         "unidentifiedBelow": round(min(0.5, threshold(confidence, right, 0.5)), 2),
         "lowConfidenceBelow": round(min(0.9, threshold(confidence, right, 0.8)), 2),
-        "lowConsistencyBelow": round(float(np.percentile(out["consistency"][right], 5)), 2),
+        "lowConsistencyBelow": round(float(np.percentile(out["consistency"][right & nucleated], 5)), 2),
     }
     path = args.runs / args.cells / "settings.json"
     path.write_text(json.dumps(settings, indent=2) + "\n")

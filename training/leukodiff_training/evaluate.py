@@ -10,6 +10,8 @@ Every image is posted as a laboratory would post it: no scale is given, nothing 
 * BCISC: 5 classes on the single-cell crops that carry a class; any other answer is an error.
 * WBC intersection over union: pixels of that cell in its mask against the drawn mask; mean over images; 0 where no cell.
 * BCCD: boxes of white cells (also unidentified ones) against drawn WBC boxes, greedy by confidence, intersection over union ≥ 0.5.
+* Rescaled: BCCD, ALL-IDB and BCISC fields at ×0.5, ×0.71, ×1.41 and ×2; of the white cells found at ×1, those found again
+  (centre within a quarter of its width plus height) and those named the same.
 * ALL-IDB fields: a blast is found when its centroid lies inside the mask of a found cell. Debris among the cells is left out.
 
 Intervals: exact binomial (Clopper–Pearson) for shares, bootstrap over images (2,000 draws, seed 0) for means and F1.
@@ -22,6 +24,7 @@ import csv
 import json
 import os
 import platform
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -54,6 +57,8 @@ TARGETS = {
     "bcisc_iou": 0.85,
     "bccd_f1": 0.90,
     "allidb_blast_recall": 0.85,
+    "rescaled_cells_found": 0.98,
+    "rescaled_same_class": 0.95,
 }
 
 
@@ -64,6 +69,7 @@ class Service:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.model: dict[str, Any] | None = None  # as the last analysis named it
 
     def get(self, path: str) -> bytes:
         url = path if path.startswith("http") else self.url + path
@@ -87,6 +93,7 @@ class Service:
         while document["status"] not in ("completed", "failed"):
             time.sleep(0.5)
             document = json.loads(self.get(f"/analyses/{document['id']}"))
+        self.model = document["model"]
         cells, path = [], f"/analyses/{document['id']}/cells?limit=200"
         while path:
             page = json.loads(self.get(path))
@@ -379,7 +386,58 @@ def allidb(service: Service, root: Path) -> dict[str, Any]:
     return result
 
 
-MEASURES = {"pbc": pbc, "bcisc": bcisc, "zheng1": zheng1, "bccd": bccd, "allidb": allidb}
+def rescale(service: Service, root: Path, factors: tuple[float, ...] = (0.5, 0.71, 1.41, 2.0)) -> dict[str, Any]:
+    """The same field at other magnifications: which of the white cells found at ×1 are found again, and named the same?"""
+    files = [root / "bccd" / r["file"] for r in rows_of(root / "bccd" / "images.csv")][::2]
+    files += [root / "allidb" / r["file"] for r in rows_of(root / "allidb" / "fields.csv")]
+    files += [root / "bcisc" / r["file"] for r in rows_of(root / "bcisc" / "fields.csv")][::3]
+    found = same = total = 0
+    by_factor: dict[str, dict[str, int]] = {}
+    scale_errors = []
+    with tempfile.TemporaryDirectory() as folder:
+        reference = {f: (image, cells) for f, image, cells in each(service, files, size=8)}
+        for factor in factors:
+            resized = {}
+            for file in files:
+                picture = cv2.imread(str(file))
+                how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+                path = Path(folder) / f"{factor}-{file.stem}.png"
+                cv2.imwrite(str(path), cv2.resize(picture, None, fx=factor, fy=factor, interpolation=how))
+                resized[path] = file
+            counts = {"cells": 0, "found": 0, "sameClass": 0}
+            for path, image, cells in each(service, list(resized), size=8):
+                before_image, before = reference[resized[path]]
+                one, other = microns(before_image), microns(image)
+                if one and other:
+                    scale_errors.append(abs(float(np.log2(other * factor / one))))
+                for cell in (c for c in before if c["class"] in WHITE):
+                    box = cell["box"]
+                    x, y = (box["x"] + box["width"] / 2) * factor, (box["y"] + box["height"] / 2) * factor
+                    reach = 0.25 * (box["width"] + box["height"]) * factor
+                    again = [
+                        c
+                        for c in cells
+                        if c["class"] in WHITE and abs(middle_of(c)[0] - x) < reach and abs(middle_of(c)[1] - y) < reach
+                    ]
+                    counts["cells"] += 1
+                    counts["found"] += bool(again)
+                    counts["sameClass"] += any(c["class"] == cell["class"] for c in again)
+            by_factor[str(factor)] = counts
+            total, found, same = total + counts["cells"], found + counts["found"], same + counts["sameClass"]
+    return {
+        "rescaled_cells_found": share(found, total),
+        "rescaled_same_class": share(same, total),
+        "rescaled_by_factor": by_factor,
+        "rescaled_scale_error_octaves": {"median": float(np.median(scale_errors)), "p90": float(np.percentile(scale_errors, 90))},
+    }
+
+
+def middle_of(cell: dict[str, Any]) -> tuple[float, float]:
+    box = cell["box"]
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+MEASURES = {"pbc": pbc, "bcisc": bcisc, "zheng1": zheng1, "bccd": bccd, "allidb": allidb, "rescale": rescale}
 
 
 # -- the report -----------------------------------------------------------------------------------------------------------
@@ -414,6 +472,7 @@ def main() -> None:
         print(name)
         results |= MEASURES[name](service, args.data)
     report = {
+        "model": service.model,
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "command": "python -m leukodiff_training.evaluate --data DIR --url URL --out models/sg-cldff/VERSION",

@@ -27,6 +27,7 @@ from .sgcldff import SGCLDFF, consistency, normalised
 
 OPSET = 18
 TOLERANCE = 1e-3  # on logits
+# Constant folding stays off: it would transpose weights and drop their names. onnxruntime folds when it loads.
 
 
 class CellGraph(nn.Module):
@@ -86,7 +87,7 @@ def export_saliency(network: SaliencyNetwork, path: Path) -> None:
         },
         opset_version=OPSET,
         dynamo=False,
-        do_constant_folding=True,
+        do_constant_folding=False,
         keep_initializers_as_inputs=False,
         training=torch.onnx.TrainingMode.PRESERVE,
     )
@@ -105,7 +106,7 @@ def export_cells(graph: CellGraph, path: Path) -> None:
         dynamic_axes={name: {0: "batch"} for name in ["crops", "prior", *names]},
         opset_version=OPSET,
         dynamo=False,
-        do_constant_folding=True,
+        do_constant_folding=False,
         training=torch.onnx.TrainingMode.PRESERVE,
     )
 

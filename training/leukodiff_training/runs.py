@@ -18,6 +18,26 @@ from torch import nn
 T = TypeVar("T")
 
 
+class Average:
+    """Exponential moving average of a network's weights and statistics; what is evaluated and shipped."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval()
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        source = network.state_dict()
+        for name, value in self.network.state_dict().items():
+            if value.dtype.is_floating_point:
+                value.lerp_(source[name], 1 - decay)
+            else:
+                value.copy_(source[name])
+
+
 class Run:
     """A folder with `plan.json`, `results.json` (a list, one entry an epoch), `curves.png` and `checkpoint.pt`."""
 
@@ -27,20 +47,33 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plan.json").write_text(json.dumps(plan, indent=2, default=str) + "\n")
 
-    def resume(self) -> dict[str, Any] | None:
-        """The last checkpoint, or None for a fresh run."""
+    def resume(self, network: nn.Module, average: Average, optimiser: torch.optim.Optimizer) -> int:
+        """Loads the last checkpoint into what is given and returns the epoch to go on with; 0 for a fresh run."""
         path = self.folder / "checkpoint.pt"
         if not path.exists():
-            return None
+            return 0
         state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        average.network.load_state_dict(state["average"])
+        average.updates = state["updates"]
+        optimiser.load_state_dict(state["optimiser"])
         self.results = json.loads((self.folder / "results.json").read_text())[: state["epoch"] + 1]
         print(f"resuming {self.folder.name} after epoch {state['epoch']}")
-        return state
+        return state["epoch"] + 1
 
-    def save(self, state: dict[str, Any], result: dict[str, Any]) -> None:
-        """Writes the checkpoint first to a temporary name: a run that is killed while saving still resumes."""
+    def save(self, network: nn.Module, average: Average, optimiser: torch.optim.Optimizer, result: dict[str, Any]) -> None:
+        """Keeps an epoch. The checkpoint is first written to a temporary name: a run that is killed while saving still resumes."""
         temporary = self.folder / "checkpoint.tmp"
-        torch.save(state, temporary)
+        torch.save(
+            {
+                "epoch": result["epoch"],
+                "network": network.state_dict(),
+                "average": average.network.state_dict(),
+                "updates": average.updates,
+                "optimiser": optimiser.state_dict(),
+            },
+            temporary,
+        )
         temporary.replace(self.folder / "checkpoint.pt")
         self.results.append({"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **result})
         (self.folder / "results.json").write_text(json.dumps(self.results, indent=1) + "\n")
@@ -67,26 +100,6 @@ class Run:
             axis.grid(alpha=0.3)
         figure.savefig(self.folder / "curves.png", dpi=110)
         plt.close(figure)
-
-
-class Average:
-    """Exponential moving average of a network's weights and statistics; what is evaluated and shipped."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).eval()
-        self.decay = decay
-        self.updates = 0
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        source = network.state_dict()
-        for name, value in self.network.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(source[name], 1 - decay)
-            else:
-                value.copy_(source[name])
 
 
 def prefetched(source: Iterable[T], depth: int = 4) -> Iterator[T]:

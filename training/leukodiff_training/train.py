@@ -363,11 +363,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where runs and the data cache are kept")
     parser.add_argument("--saliency", type=Path, required=True, help="checkpoint of the trained saliency network")
     parser.add_argument("--name", default="sg-cldff")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--draws", type=int, default=3200, help="crops an epoch")
+    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--draws", type=int, default=3000, help="crops an epoch")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of new parts; pretrained stages get 0.4 of it")
-    parser.add_argument("--self-train", type=int, nargs="*", default=[5], help="epochs before which masks are made")
+    parser.add_argument("--self-train", type=int, nargs="*", default=[], help="epochs before which masks are made")
     parser.add_argument("--leave-out", choices=list(LAB_SHARE), help="train without this laboratory")
     parser.add_argument("--without-prior", action="store_true")
     parser.add_argument("--without-alignment", action="store_true")
@@ -393,14 +393,7 @@ def main() -> None:
     optimiser = torch.optim.AdamW([{"params": pretrained, "share": 0.4}, {"params": fresh, "share": 1.0}], weight_decay=0.02)
     class_weights = torch.tensor([CLASS_WEIGHTS.get(name, 1.0) for name in CLASSES])
     run = Run(args.runs / args.name, vars(args))
-    state = run.resume()
-    first = 0
-    if state:
-        network.load_state_dict(state["network"])
-        average.network.load_state_dict(state["average"])
-        average.updates = state["updates"]
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["epoch"] + 1
+    first = run.resume(network, average, optimiser)
     for epoch in range(first, args.epochs):
         # A run that resumes after a self-training epoch makes its masks again, from the weights it resumes with.
         due = epoch in args.self_train or (epoch == first and any(e < epoch for e in args.self_train))
@@ -429,16 +422,7 @@ def main() -> None:
         result = {"epoch": epoch, "seconds": time.time() - started, **{f"loss_{k}": v / steps for k, v in sums.items()}}
         result |= {"self_trained": made, **validate(average.network, saliency, fields, args.without_prior)}
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}, flush=True)
-        run.save(
-            {
-                "epoch": epoch,
-                "network": network.state_dict(),
-                "average": average.network.state_dict(),
-                "updates": average.updates,
-                "optimiser": optimiser.state_dict(),
-            },
-            result,
-        )
+        run.save(network, average, optimiser, result)
 
 
 if __name__ == "__main__":

@@ -261,14 +261,7 @@ def main() -> None:
     average = Average(network, 0.998)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=1e-3)
     run = Run(args.runs / args.name, vars(args))
-    state = run.resume()
-    first = 0
-    if state:
-        network.load_state_dict(state["network"])
-        average.network.load_state_dict(state["average"])
-        average.updates = state["updates"]
-        optimiser.load_state_dict(state["optimiser"])
-        first = state["epoch"] + 1
+    first = run.resume(network, average, optimiser)
     for epoch in range(first, args.epochs):
         started, rng = time.time(), np.random.default_rng([args.seed, epoch])
         network.train()
@@ -293,16 +286,7 @@ def main() -> None:
         result = {"epoch": epoch, "seconds": time.time() - started, **{f"loss_{k}": v / steps for k, v in sums.items()}}
         result |= validate(average.network, fields)
         print({k: round(v, 3) for k, v in result.items()}, flush=True)
-        run.save(
-            {
-                "epoch": epoch,
-                "network": network.state_dict(),
-                "average": average.network.state_dict(),
-                "updates": average.updates,
-                "optimiser": optimiser.state_dict(),
-            },
-            result,
-        )
+        run.save(network, average, optimiser, result)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The networks' shapes, the proof of the in-graph Grad-CAM, and the export."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -72,7 +73,16 @@ def test_grad_cam_in_the_graph_is_autograd_grad_cam(network: SGCLDFF) -> None:
 
 def test_prior_guides_the_features(network: SGCLDFF) -> None:
     rgb, prior = inputs()
-    assert (network(rgb, prior).logits - network(rgb, 1 - prior).logits).abs().max() > 1e-3
+    guided = copy.deepcopy(network)
+    with torch.no_grad():
+        before = guided(rgb, prior).segmentation
+        assert torch.equal(before, guided(rgb, prior).segmentation)
+        for gate in guided.backbone.guidance:
+            gate.scale.weight.fill_(0.5)
+        assert (guided(rgb, prior).segmentation - guided(rgb, 0 * prior).segmentation).abs().max() > 1e-3
+        for gate in guided.backbone.guidance:
+            torch.nn.init.zeros_(gate.scale.weight)
+        assert torch.equal(guided(rgb, prior).segmentation, guided(rgb, 0 * prior).segmentation)
 
 
 def test_shifted_window_does_not_mix_across_the_cut() -> None:

@@ -112,14 +112,23 @@ def test_augmentation_changes_the_picture_and_keeps_its_form() -> None:
 
 
 def test_a_run_resumes_where_it_was(tmp_path: Path) -> None:
-    network = torch.nn.Linear(2, 1)
+    def fresh() -> tuple[torch.nn.Linear, Average, torch.optim.Optimizer]:
+        network = torch.nn.Linear(2, 1)
+        return network, Average(network, 0.9), torch.optim.AdamW(network.parameters(), lr=0.1)
+
+    network, average, optimiser = fresh()
     run = Run(tmp_path / "run", {"seed": 1})
-    assert run.resume() is None
-    run.save({"epoch": 0, "network": network.state_dict()}, {"epoch": 0, "loss": 1.0})
+    assert run.resume(network, average, optimiser) == 0
+    network(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    average.update(network)
+    run.save(network, average, optimiser, {"epoch": 0, "loss": 1.0})
     again = Run(tmp_path / "run", {"seed": 1})
-    state = again.resume()
-    assert state is not None and state["epoch"] == 0
-    assert torch.equal(state["network"]["weight"], network.weight)
+    other, other_average, other_optimiser = fresh()
+    assert again.resume(other, other_average, other_optimiser) == 1
+    assert torch.equal(other.weight, network.weight)
+    assert torch.equal(other_average.network.weight, average.network.weight)
+    assert other_average.updates == 1
     assert len(again.results) == 1
     assert (tmp_path / "run" / "curves.png").exists()
 

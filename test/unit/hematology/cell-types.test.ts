@@ -51,6 +51,19 @@ describe('LOINC codes', () => {
     for (const code of codes) expect(code, code).toMatch(new RegExp(`^\\d{3,5}-${loincCheckDigit(code)}$`));
   });
 
+  // As looked up: class, % method unspecified, % automated, % manual, # automated. 26508-2 is bands, not neutrophils.
+  test.each([
+    ['neutrophil', '26511-6', '770-8', '23761-0', '751-8'],
+    ['lymphocyte', '26478-8', '736-9', '737-7', '731-0'],
+    ['monocyte', '26485-3', '5905-5', '744-3', '742-7'],
+    ['eosinophil', '26450-7', '713-8', '714-6', '711-2'],
+    ['basophil', '30180-4', '706-2', '707-0', '704-7'],
+    ['blast', null, null, '709-6', null],
+    ['immature_granulocyte', null, null, null, null],
+  ] as const)('of %s', (type, percent, percentAutomated, percentManual, absoluteAutomated) => {
+    expect(CELL_TYPE_INFO[type].loinc).toEqual({ percent, percentAutomated, percentManual, absoluteAutomated });
+  });
+
   test('stand for one thing each', () => {
     expect(new Set(codes).size).toBe(codes.length);
   });

@@ -73,7 +73,7 @@ describe('shapesOfCrop', () => {
   it('takes touching cells apart and says where the others are', () => {
     const pair = segmentation((u, v) => (cell(36, 40, 12, 8)(u, v) || cell(59, 40, 12, 8)(u, v)) as 0 | 1 | 2);
     const window = { x: 100, y: 50, width: 160, height: 160 };
-    const shapes = must(shapesOfCrop(pair, SIDE, window, 400, 400, 7));
+    const shapes = must(shapesOfCrop(pair, SIDE, window, 400, 400, 0.32));
     const { box, areaPx } = shapes.central;
     expect(Math.abs(box.x + box.width / 2 - (100 + 36 * 2))).toBeLessThan(3);
     expect(Math.abs(areaPx - Math.PI * 24 ** 2) / areaPx).toBeLessThan(0.08);
@@ -81,7 +81,16 @@ describe('shapesOfCrop', () => {
     expect(Math.hypot((shapes.neighbours[0]?.x ?? 0) - 218, (shapes.neighbours[0]?.y ?? 0) - 130)).toBeLessThan(4);
     // A cell apart from it has its own peak in the centre map.
     const apart = segmentation((u, v) => (cell(36, 40, 10, 5)(u, v) || cell(65, 40, 10, 5)(u, v)) as 0 | 1 | 2);
-    expect(must(shapesOfCrop(apart, SIDE, window, 400, 400, 7)).neighbours).toEqual([]);
+    expect(must(shapesOfCrop(apart, SIDE, window, 400, 400, 0.32)).neighbours).toEqual([]);
+  });
+
+  it('takes a blob that is too large for one cell apart at faint waists, and a smaller one not', () => {
+    // Centres 1.1 radii apart: the waist is five sixths of a diameter.
+    const close = (r: number) =>
+      segmentation((u, v) => (cell(34, 40, r, 8)(u, v) || cell(34 + 1.1 * r, 40, r, 8)(u, v)) as 0 | 1 | 2);
+    const window = { x: 0, y: 0, width: 160, height: 160 };
+    expect(must(shapesOfCrop(close(25), SIDE, window, 400, 400, 0.32)).neighbours).toHaveLength(1);
+    expect(must(shapesOfCrop(close(17), SIDE, window, 400, 400, 0.32)).neighbours).toEqual([]);
   });
 
   it('takes the nearest where nothing is at the centre', () => {
@@ -156,7 +165,7 @@ describe('classify', () => {
 });
 
 const shapeOfCrop = (probabilities: Float32Array, side: number, window: Box, width: number, height: number) =>
-  shapesOfCrop(probabilities, side, window, width, height, 7)?.central;
+  shapesOfCrop(probabilities, side, window, width, height, 0.32)?.central;
 
 /** A filled disc as an instance; the nucleus is its inner half. */
 function disc(x: number, y: number, r: number, over: Partial<Instance> = {}, sureness = 200): Instance {
