@@ -66,6 +66,7 @@ function pythonTests() {
     failures.push(`training: no ${PYTHON} (python3 -m venv .venv && .venv/bin/pip install -e 'training[test]')`);
     return;
   }
+  run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training']);
   run('training', PYTHON, ['-m', 'pytest', 'training', '-q', `--junitxml=${join(REPORTS, 'training.xml')}`]);
 }
 
