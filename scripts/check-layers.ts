@@ -33,6 +33,20 @@ interface Request {
   readonly line: number;
 }
 
+/** What composes the program may use all of it. */
+const COMPOSED: readonly string[] = [
+  'http',
+  'jobs',
+  'storage',
+  'vision',
+  'hematology',
+  'reporting',
+  'observability',
+  'config',
+  'errors',
+  'version',
+];
+
 const LAYERS: Readonly<Record<string, Rule>> = {
   // Pure: no I/O, no clock, no framework.
   hematology: { layers: [], types: [], packages: [], node: false },
@@ -86,18 +100,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
     node: true,
   },
   commands: {
-    layers: [
-      'http',
-      'jobs',
-      'storage',
-      'vision',
-      'hematology',
-      'reporting',
-      'observability',
-      'config',
-      'errors',
-      'version',
-    ],
+    layers: COMPOSED,
     types: [],
     packages: ['commander'],
     node: true,
@@ -106,19 +109,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   version: { layers: [], types: [], packages: [], node: true },
   config: { layers: ['errors'], types: [], packages: [], node: true },
   main: {
-    layers: [
-      'commands',
-      'http',
-      'jobs',
-      'storage',
-      'vision',
-      'hematology',
-      'reporting',
-      'observability',
-      'config',
-      'errors',
-      'version',
-    ],
+    layers: ['commands', ...COMPOSED],
     types: [],
     packages: ['commander'],
     node: true,

@@ -1,5 +1,6 @@
 /** From the network's answers for each crop to cells of the image: masks on posted pixels, one owner for each pixel. */
 import type { CellType } from '../hematology/cell-types.js';
+import { borderPixels, flood } from './flood.js';
 import type { CellsManifest } from './manifest.js';
 import { type Part, splitCells, withoutSpurs } from './split.js';
 import type { Box, CellFlag, GreyImage } from './types.js';
@@ -251,12 +252,9 @@ function keepNearestComponent(labels: Uint8Array, width: number, height: number,
 
 /** Background that the border of the box does not reach becomes cell: nucleus where nucleus surrounds it. */
 function fillHoles(labels: Uint8Array, width: number, height: number): void {
-  const border: number[] = [];
-  for (let x = 0; x < width; x++) border.push(x, (height - 1) * width + x);
-  for (let y = 0; y < height; y++) border.push(y * width, y * width + width - 1);
   const isBackground = (at: number): boolean => labels[at] === BACKGROUND;
   const seen = new Uint8Array(labels.length);
-  flood(width, height, border, isBackground, false, seen);
+  flood(width, height, borderPixels(width, height), isBackground, false, seen);
   for (let i = 0; i < labels.length; i++) {
     if (labels[i] !== BACKGROUND || seen[i] === 1) continue;
     const hole = flood(width, height, [i], isBackground, false, seen);
@@ -270,43 +268,6 @@ function fillHoles(labels: Uint8Array, width: number, height: number): void {
     }
     for (const p of hole) labels[p] = nucleus > cytoplasm ? NUCLEUS : CYTOPLASM;
   }
-}
-
-/** The pixels connected to a seed through accepted ones, marked 1 in `seen`. */
-function flood(
-  width: number,
-  height: number,
-  seeds: readonly number[],
-  accept: (at: number) => boolean,
-  diagonal: boolean,
-  seen: Uint8Array,
-): number[] {
-  const reached: number[] = [];
-  const stack: number[] = [];
-  const visit = (at: number): void => {
-    if (seen[at] === 1 || !accept(at)) return;
-    seen[at] = 1;
-    stack.push(at);
-  };
-  for (const seed of seeds) visit(seed);
-  for (let at = stack.pop(); at !== undefined; at = stack.pop()) {
-    reached.push(at);
-    const x = at % width;
-    const left = x > 0;
-    const right = x < width - 1;
-    const above = at >= width;
-    const below = at < width * (height - 1);
-    if (left) visit(at - 1);
-    if (right) visit(at + 1);
-    if (above) visit(at - width);
-    if (below) visit(at + width);
-    if (!diagonal) continue;
-    if (above && left) visit(at - width - 1);
-    if (above && right) visit(at - width + 1);
-    if (below && left) visit(at + width - 1);
-    if (below && right) visit(at + width + 1);
-  }
-  return reached;
 }
 
 /** Shrinks the box to the labelled pixels; undefined where none is left. */

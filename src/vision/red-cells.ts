@@ -2,6 +2,7 @@
  * The red cells as a ruler: on a dried smear they are 7.2 µm wide, whatever the camera. Where a field shows enough of them
  * lying free, their common diameter says more about the scale than any network.
  */
+import { borderPixels, flood } from './flood.js';
 import { nextTurn, resizeRegion } from './raster.js';
 import type { Box, RgbImage } from './types.js';
 
@@ -140,55 +141,27 @@ interface Disc {
 /** The blobs that are round, whole and of about the right size; holes count as cell. */
 function freeDiscs(density: Float32Array, width: number, height: number, threshold: number, expected: number): Disc[] {
   const outside = new Uint8Array(width * height);
-  const border: number[] = [];
-  for (let x = 0; x < width; x++) border.push(x, (height - 1) * width + x);
-  for (let y = 0; y < height; y++) border.push(y * width, y * width + width - 1);
   const isClear = (at: number): boolean => (density[at] ?? 0) < threshold;
-  flood(border.filter(isClear), width, height, isClear, outside);
+  flood(width, height, borderPixels(width, height), isClear, false, outside);
   // A clear place that the border does not reach is a central pallor, or glass that cells enclose: told by its size.
   const seen = outside.slice();
   const pallor = (Math.PI / 4) * (expected * 0.8) ** 2;
   for (let i = 0; i < seen.length; i++) {
     if (seen[i] === 1 || !isClear(i)) continue;
-    const hole = flood([i], width, height, isClear, seen);
+    const hole = flood(width, height, [i], isClear, false, seen);
     if (hole.length > pallor) for (const at of hole) outside[at] = 1;
   }
   const taken = outside.slice();
   const discs: Disc[] = [];
   for (let i = 0; i < taken.length; i++) {
     if (taken[i] === 1) continue;
-    const blob = flood([i], width, height, () => true, taken);
+    const blob = flood(width, height, [i], () => true, false, taken);
     const diameter = discDiameter(blob, width, height);
     if (diameter !== undefined && diameter >= DIAMETERS.min * expected && diameter <= DIAMETERS.max * expected) {
       discs.push({ diameter, density: blob.reduce((sum, at) => sum + (density[at] ?? 0), 0) / blob.length });
     }
   }
   return discs;
-}
-
-function flood(
-  seeds: readonly number[],
-  width: number,
-  height: number,
-  accept: (at: number) => boolean,
-  seen: Uint8Array,
-): number[] {
-  const reached: number[] = [];
-  const visit = (at: number): void => {
-    if (seen[at] === 1 || !accept(at)) return;
-    seen[at] = 1;
-    reached.push(at);
-  };
-  for (const seed of seeds) visit(seed);
-  for (let i = 0; i < reached.length; i++) {
-    const at = reached[i] ?? 0;
-    const x = at % width;
-    if (x > 0) visit(at - 1);
-    if (x < width - 1) visit(at + 1);
-    if (at >= width) visit(at - width);
-    if (at < width * (height - 1)) visit(at + width);
-  }
-  return reached;
 }
 
 /** Diameter of the disc with the blob's area, where the blob fills its ellipse of inertia, is not long and not cut. */

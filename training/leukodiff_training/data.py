@@ -66,6 +66,7 @@ class Field:
     platelets: list[tuple[float, float]] = field(default_factory=list)
     red_cells: list[tuple[float, float, float, float]] = field(default_factory=list)  # drawn boxes
     mask_weight: float = 1.0
+    healthy: bool = False  # no blast can be in it, although its cells are not marked
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -322,9 +323,8 @@ def _allidb(root: Path) -> list[Field]:
             cells.append(Cell(x * fx, y * fy, label="blast"))
             if not row["wbc_mask"]:
                 parts[_disc(parts.shape, x * fx, y * fy, 8.0)] = UNKNOWN
-        item = Field("allidb", row["file"], row["split"], small, cells, parts, instances)
-        item.healthy = row["leukaemia"] == "0"  # type: ignore[attr-defined]
-        fields.append(item)
+        healthy = row["leukaemia"] == "0"
+        fields.append(Field("allidb", row["file"], row["split"], small, cells, parts, instances, healthy=healthy))
     for row in _rows(base / "cells.csv"):
         # Cells are cut at the native scale; fields of 2592 px are stored shrunk by 0.6605.
         rbc = RBC_PX["allidb_1712"] if native_width.get(row["parent_field"]) == "1712" else RBC_PX["allidb_2592"] / 0.6605
@@ -428,7 +428,7 @@ def load_fields(root: Path, cache: Path) -> list[Field]:
         density = _nucleus_density(items)
         for item in items:
             places = _hide_unexplained(item, density)
-            if getattr(item, "healthy", False):
+            if item.healthy:
                 # No location is marked in healthy fields, but whatever has a nucleus there is not a blast.
                 item.cells += [Cell(x, y, not_blast=True) for x, y in places]
         print(f"{lab:9s} {len(items):5d} fields {sum(len(i.cells) for i in items):5d} cells, nucleus density {density:.2f}")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import tempfile
@@ -130,14 +131,15 @@ def each(service: Service, files: list[Path], size: int = 24) -> Iterator[tuple[
     print()
 
 
+def middle_of(cell: dict[str, Any]) -> tuple[float, float]:
+    box = cell["box"]
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 def nearest(image: dict[str, Any], cells: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The cell whose box centre is nearest the image's centre."""
     middle = image["width"] / 2, image["height"] / 2
-
-    def distance(cell: dict[str, Any]) -> float:
-        box = cell["box"]
-        return (box["x"] + box["width"] / 2 - middle[0]) ** 2 + (box["y"] + box["height"] / 2 - middle[1]) ** 2
-
-    return min(cells, key=distance, default=None)
+    return min(cells, key=lambda cell: math.dist(middle_of(cell), middle), default=None)
 
 
 # -- statistics -----------------------------------------------------------------------------------------------------------
@@ -413,8 +415,7 @@ def rescale(service: Service, root: Path, factors: tuple[float, ...] = (0.5, 0.7
                 if one and other:
                     scale_errors.append(abs(float(np.log2(other * factor / one))))
                 for cell in (c for c in before if c["class"] in WHITE):
-                    box = cell["box"]
-                    x, y = (box["x"] + box["width"] / 2) * factor, (box["y"] + box["height"] / 2) * factor
+                    box, (x, y) = cell["box"], (factor * v for v in middle_of(cell))
                     reach = 0.25 * (box["width"] + box["height"]) * factor
                     again = [
                         c
@@ -432,11 +433,6 @@ def rescale(service: Service, root: Path, factors: tuple[float, ...] = (0.5, 0.7
         "rescaled_by_factor": by_factor,
         "rescaled_scale_error_octaves": {"median": float(np.median(scale_errors)), "p90": float(np.percentile(scale_errors, 90))},
     }
-
-
-def middle_of(cell: dict[str, Any]) -> tuple[float, float]:
-    box = cell["box"]
-    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 MEASURES = {"pbc": pbc, "bcisc": bcisc, "zheng1": zheng1, "bccd": bccd, "allidb": allidb, "rescale": rescale}

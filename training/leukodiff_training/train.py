@@ -30,6 +30,8 @@ from .constants import (
     CLASSES,
     CROP_SIZE,
     CYTOPLASM,
+    FIELD_MICRONS_PER_PIXEL,
+    FIELD_STRIDE,
     MASK_STRIDE,
     NUCLEUS,
     UNKNOWN,
@@ -39,6 +41,7 @@ from .data import Cell, Field, load_fields
 from .runs import Average, Run, prefetched, progress
 from .saliency import SaliencyNetwork
 from .sgcldff import SGCLDFF
+from .train_saliency import field_input, peaks
 
 CONTEXT = 192  # the prior is computed on a little more than the crop: a third of it is 64, a multiple of 16
 MARGIN = (CONTEXT - CROP_SIZE) // 2
@@ -336,9 +339,6 @@ def self_train(network: SGCLDFF, saliency: SaliencyNetwork, fields: list[Field])
 @torch.no_grad()
 def false_peaks(saliency: SaliencyNetwork, fields: list[Field], per_field: int = 6) -> dict[int, list[tuple[float, float]]]:
     """Places on known background that the saliency network would propose: what the service will have to turn down."""
-    from .constants import FIELD_MICRONS_PER_PIXEL, FIELD_STRIDE
-    from .train_saliency import field_input, peaks
-
     pixel = FIELD_MICRONS_PER_PIXEL * FIELD_STRIDE
     result = {}
     for index, item in enumerate(fields):
