@@ -67,6 +67,13 @@ async function read<T>({ address }: Service, path: string): Promise<T> {
   return (await response.json()) as T;
 }
 
+/** The metrics, once they say `line`: what has ended is counted after it is committed, so its reader may be a moment ahead. */
+async function metricsWith(url: URL, line: string): Promise<string> {
+  const scrape = async (): Promise<string> => (await fetch(url)).text();
+  await expect.poll(scrape, { timeout: 10_000 }).toContain(line);
+  return scrape();
+}
+
 async function ended(service: Service, id: string, patienceMs = 120_000): Promise<Analysis> {
   const deadline = Date.now() + patienceMs;
   for (;;) {
@@ -127,8 +134,10 @@ describe('the service', () => {
     expect([...new Set(mask.data)].sort((a, b) => a - b)).toEqual([0, 128, 255]);
     for (const path of ['/health/live', '/health/ready'])
       expect((await fetch(new URL(path, first.address))).status).toBe(200);
-    const metrics = await (await fetch(new URL('/metrics', first.address))).text();
-    expect(metrics).toContain('leukodiff_analyses_total{outcome="completed"} 1');
+    const metrics = await metricsWith(
+      new URL('/metrics', first.address),
+      'leukodiff_analyses_total{outcome="completed"} 1',
+    );
     // Accession numbers stay out of logs and metrics.
     expect(metrics + first.output()).not.toContain('E2E-1');
     expect(await first.stop('SIGTERM')).toMatchObject({ code: 0 });
@@ -332,8 +341,10 @@ describe('the command line', () => {
     const worker = run(['work'], { ...env, DATA_DIR: temporaryFolder(), METRICS_PORT: '0' });
     const { metricsPort } = await logEntry(worker, 'working');
     expect((await ended(api, id)).status).toBe('completed');
-    const metrics = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text();
-    expect(metrics).toContain('leukodiff_images_total{outcome="completed",reason="none"} 1');
+    await metricsWith(
+      new URL(`http://127.0.0.1:${metricsPort}/metrics`),
+      'leukodiff_images_total{outcome="completed",reason="none"} 1',
+    );
     const ready = await fetch(`http://127.0.0.1:${metricsPort}/health/ready`);
     expect([ready.status, await ready.json()]).toMatchObject([200, { status: 'ready' }]);
     worker.child.kill('SIGTERM');

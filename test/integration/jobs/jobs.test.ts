@@ -163,9 +163,12 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     expect(document.images.map((image) => image.cellCount)).toEqual([1, 2, 1]);
     const counts = Object.fromEntries(document.differential?.classes.map((row) => [row.class, row.count]) ?? []);
     expect(counts).toMatchObject({ neutrophil: 2, lymphocyte: 2, monocyte: 0 });
+    // What has ended is counted once it is committed: whoever waits for the result may be a moment ahead of the counter.
+    await expect
+      .poll(() => metrics.registry.metrics(), { timeout: WAIT_MS })
+      .toContain('leukodiff_analyses_total{outcome="completed"} 1');
     const text = await metrics.registry.metrics();
     expect(text).toContain('leukodiff_images_total{outcome="completed",reason="none"} 3');
-    expect(text).toContain('leukodiff_analyses_total{outcome="completed"} 1');
     expect(text).toContain('leukodiff_cells_total{class="lymphocyte"} 2');
   });
 
