@@ -1,6 +1,6 @@
 /** The cells of an analysis. */
 import type { CellType } from '../hematology/cell-types.js';
-import type { CellFlag } from '../vision/types.js';
+import type { CellFlag, Graded, Morphology } from '../vision/types.js';
 import { InvalidCursorError } from './analyses.js';
 import type { Database } from './database.js';
 import type { CellDocument } from './documents.js';
@@ -62,7 +62,10 @@ export async function getCells(db: Database, id: string, options: CellsOptions):
     class: row.class as CellType,
     confidence: row.confidence,
     probabilities: row.probabilities as Record<string, number>,
+    subtype: row.subtype as Graded | null,
+    morphology: row.morphology as unknown as Morphology | null,
     saliencyConsistency: row.consistency?.score ?? 0,
+    rejectScore: row.rejectScore,
     flags: row.flags as CellFlag[],
     counted: row.counted,
   }));

@@ -6,7 +6,7 @@
 import type { CellType } from '../hematology/cell-types.js';
 import type { Differential } from '../hematology/differential.js';
 import type { Review } from '../hematology/review-rules.js';
-import type { Box, CellFlag, ImageQuality, ModelInfo, ScaleSource } from '../vision/types.js';
+import type { Box, CellFlag, Graded, ImageQuality, ModelInfo, Morphology, ScaleSource } from '../vision/types.js';
 
 export const ANALYSIS_STATUSES = ['queued', 'processing', 'completed', 'failed'] as const;
 export type AnalysisStatus = (typeof ANALYSIS_STATUSES)[number];
@@ -109,7 +109,11 @@ export interface CellDocument {
   readonly class: CellType;
   readonly confidence: number;
   readonly probabilities: Readonly<Record<string, number>>;
+  readonly subtype: Graded | null;
+  readonly morphology: Morphology | null;
   readonly saliencyConsistency: number;
+  /** Null for cells that an earlier model found. */
+  readonly rejectScore: number | null;
   readonly flags: readonly CellFlag[];
   /** Whether the cell entered the differential: its place passes the border rule (see the differential's `countingRule`). */
   readonly counted: boolean;

@@ -7,7 +7,7 @@ import type pg from 'pg';
 import type { CellType } from '../hematology/cell-types.js';
 import type { Differential } from '../hematology/differential.js';
 import type { Review } from '../hematology/review-rules.js';
-import type { Box, CellFlag, ImageQuality, ImageScale, ModelInfo } from '../vision/types.js';
+import type { Box, CellFlag, Graded, ImageQuality, ImageScale, ModelInfo, Morphology } from '../vision/types.js';
 import { type AnalysisRow, type ImageRow, toDocument } from './analyses.js';
 import { NOTIFY_COMPLETED } from './completions.js';
 import { type Database, inTransaction } from './database.js';
@@ -66,7 +66,10 @@ export interface CellResult {
   readonly class: CellType;
   readonly confidence: number;
   readonly probabilities: Readonly<Record<string, number>>;
+  readonly subtype: Graded | null;
+  readonly morphology: Morphology | null;
   readonly saliencyConsistency: number;
+  readonly rejectScore: number;
   readonly flags: readonly CellFlag[];
   readonly counted: boolean;
   /** PNG. */
@@ -142,12 +145,13 @@ async function insertCells(
   const numbers = cells.map((_, offset) => first + offset);
   await client.query(
     `INSERT INTO cells (analysis_id, image_index, number, class, confidence, probabilities, box_x, box_y, box_width,
-                        box_height, area_px, area_um2, flags, counted)
+                        box_height, area_px, area_um2, flags, counted, subtype, morphology, reject_score)
      SELECT $1, $2, number, class, confidence, probabilities, x, y, width, height, area_px, area_um2,
-            ARRAY(SELECT jsonb_array_elements_text(flags)), counted
+            ARRAY(SELECT jsonb_array_elements_text(flags)), counted, subtype, morphology, reject_score
        FROM unnest($3::int[], $4::text[], $5::float8[], $6::json[], $7::int[], $8::int[], $9::int[], $10::int[],
-                   $11::float8[], $12::float8[], $13::jsonb[], $14::boolean[])
-         AS cell (number, class, confidence, probabilities, x, y, width, height, area_px, area_um2, flags, counted)`,
+                   $11::float8[], $12::float8[], $13::jsonb[], $14::boolean[], $15::json[], $16::json[], $17::float8[])
+         AS cell (number, class, confidence, probabilities, x, y, width, height, area_px, area_um2, flags, counted,
+                  subtype, morphology, reject_score)`,
     [
       analysisId,
       index,
@@ -163,6 +167,9 @@ async function insertCells(
       cells.map((cell) => cell.areaUm2),
       cells.map((cell) => JSON.stringify(cell.flags)),
       cells.map((cell) => cell.counted),
+      cells.map((cell) => jsonOrNull(cell.subtype)),
+      cells.map((cell) => jsonOrNull(cell.morphology)),
+      cells.map((cell) => cell.rejectScore),
     ],
   );
   await client.query(
@@ -417,6 +424,8 @@ async function pendingDelivery(client: pg.PoolClient, id: string): Promise<strin
   );
   return rows[0]?.id ?? null;
 }
+
+const jsonOrNull = (value: unknown): string | null => (value === null ? null : JSON.stringify(value));
 
 function buffer(bytes: Uint8Array): Buffer {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -3,7 +3,7 @@ import type { CellType } from '../hematology/cell-types.js';
 import type { CellsInput, CellsOutput } from './infer-messages.js';
 import { BACKGROUND, type CellShape, classify, SMALLEST_RADIUS_UM, shapesOfCrop } from './instances.js';
 import type { Located } from './locate.js';
-import type { CellsManifest } from './manifest.js';
+import { attributeWidth, type CellsManifest } from './manifest.js';
 import { nextTurn, sampleMap, sampleWindow, toGrey } from './raster.js';
 import type { Box, GreyImage, RgbImage } from './types.js';
 
@@ -16,6 +16,8 @@ export interface CellAnswer {
   readonly confidence: number;
   readonly probabilities: Float32Array;
   readonly consistency: number;
+  readonly attributes: Float32Array;
+  readonly reject: number;
   readonly window: Box;
   readonly crop: RgbImage;
   readonly cam: GreyImage;
@@ -140,13 +142,16 @@ function describe(
   const shapes = shapesOfCrop(segmentation, maskSide, window, image.width, image.height, gridUm);
   if (shapes === undefined) return undefined;
   const probabilities = part(output.probabilities, classes.length);
+  const reject = Math.min(1, Math.max(0, output.reject[i] ?? 0));
   return {
     centre: { x: window.x + window.width / 2, y: window.y + window.height / 2 },
     shape: shapes.central,
     neighbours: shapes.neighbours,
-    ...classify(probabilities, manifest),
+    ...classify(probabilities, reject, manifest),
     probabilities,
     consistency: Math.min(1, Math.max(0, output.consistency[i] ?? 0)),
+    attributes: part(output.attributes, attributeWidth(manifest)),
+    reject,
     window,
     crop: { width: size, height: size, data: crops.slice(i * size * size * 3, (i + 1) * size * size * 3) },
     cam: toGrey(camSize, camSize, part(output.cam, camSize * camSize)),

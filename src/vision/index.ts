@@ -10,6 +10,7 @@ import { createInferencePool, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
 import { locateCells } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
+import { describeMorphology } from './morphology.js';
 import { assessQuality } from './quality.js';
 import { nextTurn, toGrey } from './raster.js';
 import { estimateScale } from './scale.js';
@@ -168,13 +169,16 @@ async function describeCells(
     class: instance.class,
     confidence: instance.confidence,
     probabilities: Object.fromEntries(manifest.cells.classes.map((name, c) => [name, instance.probabilities[c] ?? 0])),
+    ...describeMorphology(instance.attributes, instance.class, maskOf(shape), manifest.cells),
     saliencyConsistency: instance.consistency,
+    rejectScore: instance.reject,
     flags: cellFlags({
       shape,
       imageWidth: image.width,
       imageHeight: image.height,
       confidence: instance.confidence,
       consistency: instance.consistency,
+      reject: instance.reject,
       touches: touches.has(i),
       scaleUnknown: scale.source === 'unknown',
       manifest: manifest.cells,

@@ -41,6 +41,10 @@ export interface CellsOutput {
   readonly cam: Float32Array<ArrayBuffer>;
   /** count */
   readonly consistency: Float32Array<ArrayBuffer>;
+  /** count × values of all attributes */
+  readonly attributes: Float32Array<ArrayBuffer>;
+  /** count */
+  readonly reject: Float32Array<ArrayBuffer>;
 }
 
 export type InferenceInput = FieldInput | CellsInput;

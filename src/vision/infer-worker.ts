@@ -85,13 +85,22 @@ async function runCells(sessions: Sessions, input: CellsInput): Promise<CellsOut
     segmentation: floats(outputs, cellSpec.outputs.segmentation),
     cam: floats(outputs, cellSpec.outputs.cam),
     consistency: floats(outputs, cellSpec.outputs.consistency),
+    attributes: floats(outputs, cellSpec.outputs.attributes),
+    reject: floats(outputs, cellSpec.outputs.reject),
   };
 }
 
 const buffersOf = (output: FieldOutput | CellsOutput): ArrayBuffer[] =>
   output.kind === 'field'
     ? [output.saliency.buffer, output.centres.buffer, output.scale.buffer]
-    : [output.probabilities.buffer, output.segmentation.buffer, output.cam.buffer, output.consistency.buffer];
+    : [
+        output.probabilities.buffer,
+        output.segmentation.buffer,
+        output.cam.buffer,
+        output.consistency.buffer,
+        output.attributes.buffer,
+        output.reject.buffer,
+      ];
 
 /** First runs allocate arenas and, on a GPU, search for kernels: better before the pool says it is ready. */
 async function warmUp(sessions: Sessions): Promise<void> {

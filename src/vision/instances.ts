@@ -316,7 +316,11 @@ export interface Verdict {
  * The class to report. A model that is not sure declines (`unidentified`), unless it is sure that it is no white cell
  * and only wavers between the kinds of these.
  */
-export function classify(probabilities: ArrayLike<number>, manifest: CellsManifest): Verdict {
+export function classify(
+  probabilities: ArrayLike<number>,
+  reject: number,
+  manifest: Pick<CellsManifest, 'classes' | 'unidentifiedBelow' | 'rejectAbove'>,
+): Verdict {
   let best = 0;
   let other = -1;
   let otherMass = 0;
@@ -328,7 +332,9 @@ export function classify(probabilities: ArrayLike<number>, manifest: CellsManife
       if (other < 0 || p > (probabilities[other] ?? 0)) other = i;
     }
   });
-  const confidence = Math.min(1, Math.max(0, probabilities[best] ?? 0));
+  // What is unlike all that was learnt from is declined, however sure the class output is of it; the confidence says so too.
+  const known = reject > manifest.rejectAbove ? 1 - reject : 1;
+  const confidence = Math.min(1, Math.max(0, probabilities[best] ?? 0)) * known;
   if (confidence >= manifest.unidentifiedBelow) return { class: manifest.classes[best] ?? 'unidentified', confidence };
   if (other >= 0 && otherMass > 0.5) return { class: manifest.classes[other] ?? 'unidentified', confidence };
   return { class: 'unidentified', confidence };
@@ -492,6 +498,7 @@ export function cellFlags(cell: {
   readonly imageHeight: number;
   readonly confidence: number;
   readonly consistency: number;
+  readonly reject: number;
   readonly touches: boolean;
   readonly scaleUnknown: boolean;
   readonly manifest: CellsManifest;
@@ -500,6 +507,7 @@ export function cellFlags(cell: {
   if (touchesBorder(cell.shape.box, cell.imageWidth, cell.imageHeight)) flags.push('border');
   if (cell.confidence < cell.manifest.lowConfidenceBelow) flags.push('low_confidence');
   if (cell.consistency < cell.manifest.lowConsistencyBelow) flags.push('low_consistency');
+  if (cell.reject > cell.manifest.rejectAbove) flags.push('out_of_distribution');
   if (cell.touches) flags.push('touching');
   if (cell.scaleUnknown) flags.push('scale_unknown');
   return flags;

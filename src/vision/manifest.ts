@@ -36,6 +36,8 @@ export interface CellsManifest {
     readonly segmentation: string;
     readonly cam: string;
     readonly consistency: string;
+    readonly attributes: string;
+    readonly reject: string;
   };
   /** Side of a crop in pixels. */
   readonly size: number;
@@ -47,6 +49,17 @@ export interface CellsManifest {
   readonly unidentifiedBelow: number;
   readonly lowConfidenceBelow: number;
   readonly lowConsistencyBelow: number;
+  /** Above this reject score a cell is declined. */
+  readonly rejectAbove: number;
+  /** The parts of the attribute output, in its order. */
+  readonly attributes: readonly AttributeSpec[];
+  /** Values of the attribute `subtype` that a class may have; classes that are not named have none. */
+  readonly subtypes: Readonly<Partial<Record<CellType, readonly string[]>>>;
+}
+
+export interface AttributeSpec {
+  readonly name: string;
+  readonly values: readonly string[];
 }
 
 export interface Manifest {
@@ -102,6 +115,28 @@ class Reader {
     return classes;
   }
 
+  attributes(): AttributeSpec[] {
+    if (!Array.isArray(this.value)) this.fail('is not a list of attributes');
+    return (this.value as unknown[]).map((item, i) => {
+      const reader = new Reader(item, `${this.place}[${i}]`);
+      return { name: reader.at('name').text(/^[a-z][A-Za-z]*$/), values: reader.at('values').texts() };
+    });
+  }
+
+  subtypes(): Partial<Record<CellType, readonly string[]>> {
+    const found: Partial<Record<CellType, readonly string[]>> = {};
+    for (const type of CELL_TYPES) {
+      const values = this.at(type);
+      if (values.value !== undefined) found[type] = values.texts();
+    }
+    return found;
+  }
+
+  texts(): string[] {
+    if (!Array.isArray(this.value) || this.value.length < 1) this.fail('is not a list of texts');
+    return (this.value as unknown[]).map((item, i) => new Reader(item, `${this.place}[${i}]`).text());
+  }
+
   private fail(why: string): never {
     throw new ModelError(`The model manifest does not fit this program: "${this.place}" ${why}.`);
   }
@@ -154,6 +189,8 @@ export function parseManifest(text: string): Manifest {
         segmentation: cells.at('outputs').at('segmentation').text(),
         cam: cells.at('outputs').at('cam').text(),
         consistency: cells.at('outputs').at('consistency').text(),
+        attributes: cells.at('outputs').at('attributes').text(),
+        reject: cells.at('outputs').at('reject').text(),
       },
       size: cells.at('size').integer(16, 1024),
       micronsPerPixel: cells.at('micronsPerPixel').number(0.02, 2),
@@ -163,6 +200,9 @@ export function parseManifest(text: string): Manifest {
       unidentifiedBelow: cells.at('unidentifiedBelow').number(0, 1),
       lowConfidenceBelow: cells.at('lowConfidenceBelow').number(0, 1),
       lowConsistencyBelow: cells.at('lowConsistencyBelow').number(0, 1),
+      rejectAbove: cells.at('rejectAbove').number(0, 1),
+      attributes: cells.at('attributes').attributes(),
+      subtypes: cells.at('subtypes').subtypes(),
     },
   };
 }
@@ -240,7 +280,13 @@ export function checkSignatures(manifest: Manifest, saliency: SessionSignature, 
   expectTensor('cells', cells.outputs, c.outputs.segmentation, 'float32', [null, 3, mask, mask]);
   expectTensor('cells', cells.outputs, c.outputs.cam, 'float32', [null, c.camSize, c.camSize]);
   expectTensor('cells', cells.outputs, c.outputs.consistency, 'float32', [null]);
+  expectTensor('cells', cells.outputs, c.outputs.attributes, 'float32', [null, attributeWidth(c)]);
+  expectTensor('cells', cells.outputs, c.outputs.reject, 'float32', [null]);
 }
+
+/** Numbers that the attribute output holds for a cell. */
+export const attributeWidth = ({ attributes }: Pick<CellsManifest, 'attributes'>): number =>
+  attributes.reduce((sum, { values }) => sum + values.length, 0);
 
 /** `sizes` holds null where any size fits; a dimension that the model leaves free always fits. */
 function expectTensor(

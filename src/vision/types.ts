@@ -58,7 +58,28 @@ export interface ImageQuality {
   readonly flags: readonly string[];
 }
 
-export type CellFlag = 'border' | 'low_confidence' | 'low_consistency' | 'touching' | 'scale_unknown';
+/** A value with the probability that the model gives it, 0–1. */
+export interface Graded {
+  readonly value: string;
+  readonly probability: number;
+}
+
+/** What a technologist would describe of a nucleated cell. */
+export interface Morphology {
+  /** By the manifest's attribute names: `nucleusShape`, `chromatinDensity`, `cytoplasmVacuole`, … */
+  readonly attributes: Readonly<Record<string, Graded>>;
+  /** Area of the nucleus to that of the cell, measured on the mask, 0–1. */
+  readonly nuclearAreaRatio: number;
+}
+
+/** `out_of_distribution`: unlike anything that the model learnt from; such a cell is never named. */
+export type CellFlag =
+  | 'border'
+  | 'low_confidence'
+  | 'low_consistency'
+  | 'out_of_distribution'
+  | 'touching'
+  | 'scale_unknown';
 
 export interface CellFinding {
   readonly box: Box;
@@ -69,8 +90,14 @@ export interface CellFinding {
   readonly confidence: number;
   /** One entry for each class of the manifest; sums to 1. */
   readonly probabilities: Readonly<Record<string, number>>;
-  /** Agreement of Grad-CAM, saliency prior and segmented cell, 0–1. */
+  /** Finer class (band, segmented, …) where the class has one. */
+  readonly subtype: Graded | null;
+  /** Null for what is no nucleated cell, or declined. */
+  readonly morphology: Morphology | null;
+  /** Agreement of Grad-CAM, saliency prior, segmented cell and counterfactual, 0–1. */
   readonly saliencyConsistency: number;
+  /** How unlike the pictures that the model learnt from this one is, 0–1. */
+  readonly rejectScore: number;
   readonly flags: readonly CellFlag[];
   /** Label map of `box`: 0 background, 128 cytoplasm, 255 nucleus. */
   readonly mask: GreyImage;

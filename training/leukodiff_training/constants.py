@@ -32,5 +32,32 @@ CLASSES = [
 CLASS_INDEX = {name: i for i, name in enumerate(CLASSES)}
 FIVE_PART = CLASSES[:5]
 
+# Morphology, as WBCAtt describes it (Tsutsui et al. 2023, arXiv:2306.13531), and the finer classes of PBC. Names are those of the
+# service's answer; the values are in the order of the network's outputs.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "cellSize": ("small", "big"),
+    "cellShape": ("round", "irregular"),
+    "nucleusShape": (
+        "segmented-multilobed",
+        "segmented-bilobed",
+        "unsegmented-band",
+        "unsegmented-indented",
+        "unsegmented-round",
+        "irregular",
+    ),
+    "nuclearCytoplasmicRatio": ("low", "high"),
+    "chromatinDensity": ("densely", "loosely"),
+    "cytoplasmVacuole": ("no", "yes"),
+    "cytoplasmTexture": ("clear", "frosted"),
+    "cytoplasmColour": ("light blue", "blue", "purple blue"),
+    "granuleType": ("nil", "small", "round", "coarse"),
+    "granuleColour": ("nil", "pink", "purple", "red"),
+    "granularity": ("no", "yes"),
+    "subtype": ("band", "segmented", "promyelocyte", "myelocyte", "metamyelocyte"),
+}
+# Which values of `subtype` a class may have.
+SUBTYPES = {"neutrophil": ("band", "segmented"), "immature_granulocyte": ("promyelocyte", "myelocyte", "metamyelocyte")}
+ATTRIBUTE_OUTPUTS = sum(len(values) for values in ATTRIBUTES.values())
+
 # Label maps: what a pixel is known to be.
 BACKGROUND, CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN, UNKNOWN = 0, 1, 2, 3, 255

@@ -28,7 +28,7 @@ from .constants import (
     WBC_PART_UNKNOWN,
 )
 
-CACHE_VERSION = 7
+CACHE_VERSION = 8
 
 # Red cell diameter in stored pixels where a laboratory has one scale, measured on isolated round red cells.
 # zheng1 shows too few whole red cells: there it follows from its neutrophils (76 px; 2.05 red cells in PBC and BCISC).
@@ -67,6 +67,7 @@ class Field:
     red_cells: list[tuple[float, float, float, float]] = field(default_factory=list)  # drawn boxes
     mask_weight: float = 1.0
     healthy: bool = False  # no blast can be in it, although its cells are not marked
+    group: str = ""  # what must not be divided between training and testing: a slide, a parent field, the same cell shown twice
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -218,6 +219,7 @@ def _raabin(root: Path) -> list[Field]:
 
     fields = _from_boxes(root, "raabin", rows, diameter)
     for item, row in zip(fields, rows, strict=True):
+        item.group = f"cell {row['same_cell_group']}" if row["same_cell_group"] else ""
         if row["class_read"] and item.cells:
             # The class is that of the cell in the middle.
             middle = (item.image.shape[1] / 2, item.image.shape[0] / 2)
@@ -294,6 +296,7 @@ def _bcisc(root: Path) -> list[Field]:
     fields = []
     for row in _rows(root / "bcisc" / "fields.csv"):
         item = _masked(root, "bcisc", row, BCISC_RBC_PX[row["slide"]], has_nucleus=False)
+        item.group = f"slide {row['slide']}"
         if row["class"] and len(item.cells) == 1:
             item.cells[0].label = row["class"]
         fields.append(item)
@@ -324,11 +327,14 @@ def _allidb(root: Path) -> list[Field]:
             if not row["wbc_mask"]:
                 parts[_disc(parts.shape, x * fx, y * fy, 8.0)] = UNKNOWN
         healthy = row["leukaemia"] == "0"
-        fields.append(Field("allidb", row["file"], row["split"], small, cells, parts, instances, healthy=healthy))
+        item = Field("allidb", row["file"], row["split"], small, cells, parts, instances, healthy=healthy)
+        item.group = Path(row["file"]).stem
+        fields.append(item)
     for row in _rows(base / "cells.csv"):
         # Cells are cut at the native scale; fields of 2592 px are stored shrunk by 0.6605.
         rbc = RBC_PX["allidb_1712"] if native_width.get(row["parent_field"]) == "1712" else RBC_PX["allidb_2592"] / 0.6605
         item = _masked(root, "allidb", row, rbc, has_nucleus=True)
+        item.group = Path(row["parent_field"]).stem
         cell = _central(item)
         if Path(row["file"]).name.split("_")[0] in {"Im182", "Im184", "Im190", "Im193"}:
             item.cells = []  # platelets and debris
@@ -398,7 +404,10 @@ def _pbc(root: Path) -> list[Field]:
                 fine = row["class"] in {"neutrophil", "lymphocyte", "monocyte", "erythroblast"}
                 parts[outline] = CYTOPLASM if fine else WBC_PART_UNKNOWN
                 if fine:
-                    parts[outline & nucleus] = NUCLEUS
+                    # The nucleus's own outline is a threshold's, not a person's: a micron around it stays open.
+                    about_half = np.ones((7, 7), np.uint8)
+                    parts[outline & (cv2.dilate(nucleus.astype(np.uint8), about_half) > 0)] = WBC_PART_UNKNOWN
+                    parts[outline & (cv2.erode(nucleus.astype(np.uint8), about_half) > 0)] = NUCLEUS
                 instances[outline] = 1
                 cell.instance = 1
         fields.append(Field("pbc", row["file"], row["split"], small, [cell], parts, instances, mask_weight=0.4))
@@ -416,12 +425,37 @@ LABS = {
 }
 
 
+READINGS = Path(__file__).parent / "readings.csv"
+READING_WITHIN_UM = 3.0
+
+
+def apply_readings(fields: list[Field], path: Path = READINGS) -> None:
+    """Classes that were read again from the pictures, or for the first time (docs/decisions/0014): they replace those of the set.
+
+    A row names a place by its share of the picture's width and height; its class is that of the nearest cell. An empty class
+    says that the readers did not agree: such a cell teaches no class.
+    """
+    by_name = {(item.lab, item.name): item for item in fields}
+    for row in _rows(path):
+        item = by_name.get((row["lab"], row["file"]))
+        if item is None or not item.cells:
+            continue
+        height, width = item.image.shape[:2]
+        x, y = float(row["x"]) * width, float(row["y"]) * height
+        cell = min(item.cells, key=lambda c: (c.x - x) ** 2 + (c.y - y) ** 2)
+        if ((cell.x - x) ** 2 + (cell.y - y) ** 2) ** 0.5 * CELL_MICRONS_PER_PIXEL > READING_WITHIN_UM:
+            continue
+        cell.label, cell.weight = row["class"] or None, float(row["weight"])
+
+
 def load_fields(root: Path, cache: Path) -> list[Field]:
     """All fields of all laboratories, from the cache where it is there. `root` is the folder that holds `pbc`, `bccd` …"""
     path = cache / f"fields-v{CACHE_VERSION}.pickle"
     if path.exists():
         with path.open("rb") as handle:
-            return pickle.load(handle)
+            fields = pickle.load(handle)
+        apply_readings(fields)
+        return fields
     fields: list[Field] = []
     for lab, read in LABS.items():
         items = read(root)
@@ -434,6 +468,9 @@ def load_fields(root: Path, cache: Path) -> list[Field]:
         print(f"{lab:9s} {len(items):5d} fields {sum(len(i.cells) for i in items):5d} cells, nucleus density {density:.2f}")
         fields += items
     cache.mkdir(parents=True, exist_ok=True)
+    for item in fields:
+        item.group = item.group or item.name
     with path.open("wb") as handle:
         pickle.dump(fields, handle, protocol=5)
+    apply_readings(fields)
     return fields

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import constants as c
-from .saliency import SaliencyNetwork
+from .saliency import SaliencyNetwork, upsample
 from .sgcldff import SGCLDFF, consistency, normalised
 
 OPSET = 18
@@ -31,25 +31,58 @@ TOLERANCE = 1e-3  # on logits
 
 
 class CellGraph(nn.Module):
-    """SG-CLDFF as the service runs it: bytes and prior in; probabilities, parts, Grad-CAM and consistency out."""
+    """SG-CLDFF as the service runs it: bytes and prior in; probabilities, parts, Grad-CAM, consistency and more out.
+
+    Two looks at every cell: the crop as it is, and its counterfactual, mirrored, with everything but the segmented cell painted
+    over by the clear slide. The class is the mean of both; that they agree is a third of the consistency.
+    """
+
+    # Share of the crop that a cell must fill for the second look to count in full: 33 µm², less than a small lymphocyte.
+    counts_from = 0.05
 
     def __init__(self, network: SGCLDFF, temperature: float) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 
-    def forward(self, crops: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, crops: Tensor, prior: Tensor) -> tuple[Tensor, ...]:
+        network = self.network
         rgb = crops.permute(0, 3, 1, 2).float()
         prior = prior[:, None]
-        out = self.network(rgb, prior)
-        segmentation = torch.softmax(out.segmentation, dim=1)
-        cam = normalised(self.network.grad_cam(out.evidence, out.logits.argmax(dim=1)))
-        cell = F.avg_pool2d(1 - segmentation[:, :1], c.CROP_SIZE // c.MASK_STRIDE // c.CAM_SIZE)[:, 0]
+        first = network(rgb, prior)
+        segmentation = torch.softmax(first.segmentation, dim=1)
+        cell = 1 - segmentation[:, :1]
+        fine = upsample(cell, c.MASK_STRIDE)
+        alone = network.constancy.on_clear_ground(rgb, fine).flip(3)
+        second = network.heads(network.fused(alone, (prior * fine).flip(3)), first.segmentation.flip(3))
+        counts = torch.clamp(cell.mean(dim=(1, 2, 3)) / self.counts_from, 0, 1)[:, None]
+        logits = first.logits + 0.5 * counts * (second.logits - first.logits)
+        attributes = first.attributes + 0.5 * counts * (second.attributes - first.attributes)
+        one = torch.softmax(first.logits / self.temperature, dim=1)
+        other = torch.softmax(second.logits / self.temperature, dim=1)
+        agreement = torch.sqrt(one * other).sum(dim=1)  # Bhattacharyya's coefficient
+        cam = normalised(network.grad_cam(first.evidence, logits.argmax(dim=1)))
+        coarse = F.avg_pool2d(cell, c.CROP_SIZE // c.MASK_STRIDE // c.CAM_SIZE)[:, 0]
         salient = F.avg_pool2d(prior, c.CROP_SIZE // c.CAM_SIZE)[:, 0]
         # Only the prior around this cell speaks about it: neighbours are salient too, and rightly.
-        near = F.max_pool2d(cell[:, None], 5, 1, 2)[:, 0]
-        agreement = consistency(cam, salient * near, cell)
-        return torch.softmax(out.logits / self.temperature, dim=1), out.logits, segmentation, cam, agreement
+        near = F.max_pool2d(coarse[:, None], 5, 1, 2)[:, 0]
+        score, parts = consistency(cam, salient * near, coarse, agreement)
+        described = torch.cat(
+            [torch.softmax(part, dim=1) for part in attributes.split([len(v) for v in c.ATTRIBUTES.values()], dim=1)], dim=1
+        )
+        return (
+            torch.softmax(logits / self.temperature, dim=1),
+            logits,
+            segmentation,
+            cam,
+            score,
+            parts,
+            described,
+            torch.sigmoid(-first.known),
+        )
+
+
+CELL_OUTPUTS = ("probabilities", "logits", "segmentation", "cam", "consistency", "consistency_parts", "attributes", "reject")
 
 
 def load_networks(runs: Path, saliency: str = "saliency", cells: str = "sg-cldff") -> tuple[SaliencyNetwork, SGCLDFF]:
@@ -69,6 +102,18 @@ def weights_from_onnx(path: Path, prefix: str = "") -> dict[str, Tensor]:
         if node.op_type == "Identity" and node.input[0] in values:
             values[node.output[0]] = values[node.input[0]]
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def start_from(network: nn.Module, path: Path, prefix: str = "") -> list[str]:
+    """Loads a shipped ONNX file or a run's averaged weights. Returns the names that the network has and the file has not."""
+    if path.suffix == ".onnx":
+        state = weights_from_onnx(path, prefix)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    own = network.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting and "num_batches_tracked" not in name]
 
 
 def export_saliency(network: SaliencyNetwork, path: Path) -> None:
@@ -96,7 +141,7 @@ def export_saliency(network: SaliencyNetwork, path: Path) -> None:
 def export_cells(graph: CellGraph, path: Path) -> None:
     crops = torch.randint(0, 255, (2, c.CROP_SIZE, c.CROP_SIZE, 3), dtype=torch.uint8)
     prior = torch.rand(2, c.CROP_SIZE, c.CROP_SIZE)
-    names = ["probabilities", "logits", "segmentation", "cam", "consistency"]
+    names = list(CELL_OUTPUTS)
     torch.onnx.export(
         graph,
         (crops, prior),
@@ -169,6 +214,8 @@ def manifest(folder: Path, version: str, settings: dict[str, float]) -> dict[str
                 "segmentation": "segmentation",
                 "cam": "cam",
                 "consistency": "consistency",
+                "attributes": "attributes",
+                "reject": "reject",
             },
             "size": c.CROP_SIZE,
             "micronsPerPixel": c.CELL_MICRONS_PER_PIXEL,
@@ -179,6 +226,9 @@ def manifest(folder: Path, version: str, settings: dict[str, float]) -> dict[str
             "unidentifiedBelow": settings["unidentifiedBelow"],
             "lowConfidenceBelow": settings["lowConfidenceBelow"],
             "lowConsistencyBelow": settings["lowConsistencyBelow"],
+            "rejectAbove": settings["rejectAbove"],
+            "attributes": [{"name": name, "values": list(values)} for name, values in c.ATTRIBUTES.items()],
+            "subtypes": c.SUBTYPES,
         },
         "data": [
             "PBC (Acevedo et al. 2020, doi:10.1016/j.dib.2020.105474), CC BY 4.0",
@@ -202,6 +252,7 @@ DEFAULTS = {
     "unidentifiedBelow": 0.5,
     "lowConfidenceBelow": 0.8,
     "lowConsistencyBelow": 0.4,
+    "rejectAbove": 0.5,
 }
 
 

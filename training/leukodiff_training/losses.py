@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .constants import CLASS_INDEX, UNKNOWN, WBC_PART_UNKNOWN
+from .constants import ATTRIBUTES, CLASS_INDEX, UNKNOWN, WBC_PART_UNKNOWN
 
 # Nuclei are small and their outline is what a reader looks at first; background is most of a crop.
 PART_WEIGHTS = (0.6, 1.2, 1.4)
@@ -67,3 +67,20 @@ def saliency_alignment(cam: Tensor, region: Tensor, known: Tensor) -> Tensor:
     """The share of Grad-CAM energy outside the salient region. `cam` and `region` N×20×20, `known` N."""
     share = (cam * region).sum(dim=(1, 2)) / (cam.sum(dim=(1, 2)) + 1e-4)
     return ((1 - share) * known).sum() / (known.sum() + 1)
+
+
+def attributes(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean cross entropy over the morphology attributes that are known. `logits` N×35, `label` N×12 (−1: not known)."""
+    loss, first = logits.sum() * 0, 0
+    for column, values in enumerate(ATTRIBUTES.values()):
+        target = label[:, column]
+        if (target >= 0).any():
+            loss = loss + F.cross_entropy(logits[:, first : first + len(values)], target, ignore_index=-1)
+        first += len(values)
+    return loss / len(ATTRIBUTES)
+
+
+def known(logits: Tensor, outlier: Tensor) -> Tensor:
+    """Is it a smear at all? Outliers are few in a batch and weigh as much as the rest together."""
+    weight = torch.where(outlier > 0, 0.5 / (outlier.sum() + 1), 0.5 / ((1 - outlier).sum() + 1))
+    return (F.binary_cross_entropy_with_logits(logits, 1 - outlier, reduction="none") * weight).sum()

@@ -11,8 +11,8 @@ import argparse
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import losses
-from .augment import photometric, window
+from .augment import StainSwap, camera, clear_density, from_density, optical_density, photometric, window
 from .constants import (
+    ATTRIBUTES,
     BACKGROUND,
     CELL_MICRONS_PER_PIXEL,
     CLASS_INDEX,
@@ -38,15 +39,20 @@ from .constants import (
     WBC_PART_UNKNOWN,
 )
 from .data import Cell, Field, load_fields
+from .export import start_from
+from .outliers import LEARNT, drawn, spoilt
+from .precision import arithmetic, has_bfloat16, keep_depthwise_in_float32
 from .runs import Average, Run, prefetched, progress
 from .saliency import SaliencyNetwork
 from .sgcldff import SGCLDFF
-from .train_saliency import field_input, peaks
+from .train_saliency import field_input, peaks, stain_swap
 
 CONTEXT = 192  # the prior is computed on a little more than the crop: a third of it is 64, a multiple of 16
 MARGIN = (CONTEXT - CROP_SIZE) // 2
-LAB_SHARE = {"pbc": 0.44, "bcisc": 0.12, "raabin": 0.12, "bccd": 0.07, "zheng1": 0.07, "allidb": 0.12, "sigtuple": 0.02}
-NEGATIVE_SHARE = 0.06
+LAB_SHARE = {"pbc": 0.40, "bcisc": 0.13, "raabin": 0.13, "bccd": 0.10, "zheng1": 0.08, "allidb": 0.12, "sigtuple": 0.04}
+NEGATIVE_SHARE = 0.07
+OUTLIER_SHARE = 0.03
+OTHER_GROUND_SHARE = 0.3  # of the cells that have an outline
 # Rare or confused classes count more (class-aware weighting on top of balanced draws).
 CLASS_WEIGHTS = {"immature_granulocyte": 1.2, "monocyte": 1.1, "platelet": 0.7, "artefact": 0.7}
 
@@ -58,6 +64,51 @@ class Draw:
     x: float
     y: float
     label: str | None
+    outlier: bool = False  # to be spoilt, or replaced by a picture that is no smear
+
+
+# As WBCAtt and PBC name them, in the order of ATTRIBUTES.
+ATTRIBUTE_COLUMNS = (
+    "cell_size",
+    "cell_shape",
+    "nucleus_shape",
+    "nuclear_cytoplasmic_ratio",
+    "chromatin_density",
+    "cytoplasm_vacuole",
+    "cytoplasm_texture",
+    "cytoplasm_colour",
+    "granule_type",
+    "granule_colour",
+    "granularity",
+    "subtype",
+)
+
+
+def attribute_labels(cell: Cell | None) -> np.ndarray:
+    """Index of each attribute's value, −1 where it is not known."""
+    labels = np.full(len(ATTRIBUTES), -1, np.int64)
+    for i, (column, values) in enumerate(zip(ATTRIBUTE_COLUMNS, ATTRIBUTES.values(), strict=True)):
+        value = cell.attributes.get(column) if cell else None
+        if value:
+            labels[i] = values.index(value)
+    return labels
+
+
+def on_other_ground(view: np.ndarray, white: np.ndarray, ground: np.ndarray | None) -> np.ndarray:
+    """The cell (`white`) on another clear slide's surroundings, or, without `ground`, alone on its own clear slide.
+
+    Mixed in density above the clear slide, so that both seem lit by one lamp. Whatever a laboratory's surroundings give away of
+    the class is gone; and the counterfactual of the consistency score, a cell on bare ground, is nothing new to the network.
+    """
+    density = optical_density(view)
+    clear = clear_density(density)
+    around = np.zeros_like(density)
+    if ground is not None:
+        around = optical_density(ground)
+        around = around - clear_density(around)
+    share = cv2.GaussianBlur(cv2.dilate(white.astype(np.float32), np.ones((3, 3), np.uint8)), (0, 0), 1.2)[..., None]
+    mixed = from_density(clear + share * (density - clear) + (1 - share) * around)
+    return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
 def cell_parts(item: Field, cell: Cell | None) -> np.ndarray:
@@ -75,14 +126,22 @@ def cell_parts(item: Field, cell: Cell | None) -> np.ndarray:
     return parts
 
 
-def example(draw: Draw, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-    """A crop with context and its targets. With `rng` augmented, without it plain and centred."""
+def example(
+    draw: Draw,
+    rng: np.random.Generator | None,
+    swap: StainSwap | None = None,
+    ground: Callable[[np.random.Generator], np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """A crop with context and its targets. With `rng` augmented, without it plain and centred.
+
+    `ground` draws a window of `CONTEXT` pixels that shows a smear without a white cell in it.
+    """
     item, cell = draw.item, draw.cell
     x, y, scale, angle, mirror = draw.x, draw.y, 1.0, 0.0, False
     if rng is not None:
         x += rng.normal(0, 1.0) / CELL_MICRONS_PER_PIXEL
         y += rng.normal(0, 1.0) / CELL_MICRONS_PER_PIXEL
-        scale = float(np.exp(np.clip(rng.normal(0, 0.13), -0.35, 0.35)))
+        scale = float(np.exp(np.clip(rng.normal(0, 0.15), -0.4, 0.4)))
         angle, mirror = rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5)
         if min(item.image.shape[:2]) < 200 and rng.random() < 0.7:
             angle = rng.integers(4) * np.pi / 2  # small crops: turning would show mostly continued border
@@ -94,11 +153,20 @@ def example(draw: Draw, rng: np.random.Generator | None) -> dict[str, np.ndarray
     parts = cell_parts(near, cell)
     view, (parts,), matrix = window(near.image, (x - x0, y - y0), CONTEXT, scale, angle, mirror, [parts], UNKNOWN)
     if rng is not None:
-        view = photometric(view, rng)
+        white = np.isin(parts, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))
+        if cell is not None and cell.instance and white.any() and rng.random() < OTHER_GROUND_SHARE:
+            view = on_other_ground(view, white, ground(rng) if ground and rng.random() < 0.6 else None)
+            parts[~white] = BACKGROUND
+        if draw.outlier:
+            view = spoilt(view, rng) if rng.random() < 0.4 else drawn(CONTEXT, rng, LEARNT)
+            parts[:] = UNKNOWN
+            view = camera(view.astype(np.float32), rng)
+        else:
+            view = photometric(view, rng, swap=swap, lab=item.lab)
     parts = parts[MARGIN:-MARGIN, MARGIN:-MARGIN]
     side = CROP_SIZE // MASK_STRIDE
     rows, columns, has_box = np.zeros(side, np.float32), np.zeros(side, np.float32), 0.0
-    if cell is not None and cell.box and not cell.instance:
+    if cell is not None and cell.box and not cell.instance and not draw.outlier:
         ax, ay, bx, by = (v - o for v, o in zip(cell.box, (x0, y0, x0, y0), strict=True))
         corners = matrix @ np.array([[ax, bx, ax, bx], [ay, ay, by, by], [1, 1, 1, 1]])
         corners = (corners - MARGIN) / MASK_STRIDE
@@ -109,7 +177,8 @@ def example(draw: Draw, rng: np.random.Generator | None) -> dict[str, np.ndarray
             columns[max(0, round(left)) : max(0, round(right))] = 1
             rows[max(0, round(top)) : max(0, round(bottom))] = 1
             has_box = 1.0
-    weight = (cell.weight if cell else 1.0) if draw.label else 0.0
+    # The cell that an outlier was spoilt from has nothing to say of it.
+    weight = (cell.weight if cell and not draw.outlier else 1.0) if draw.label else 0.0
     return {
         "context": view,
         "parts": parts[MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE].copy(),
@@ -120,11 +189,29 @@ def example(draw: Draw, rng: np.random.Generator | None) -> dict[str, np.ndarray
         "label": np.int64(CLASS_INDEX[draw.label] if draw.label and weight > 0 else -1),
         "weight": np.float32(weight),
         "not_blast": np.float32(bool(cell and cell.not_blast)),
+        "attributes": np.full(len(ATTRIBUTES), -1, np.int64) if draw.outlier else attribute_labels(cell),
+        "outlier": np.float32(draw.outlier),
     }
 
 
 def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(np.stack([e[key] for e in examples])) for key in examples[0]}
+
+
+# Sets that are too small for one validation split: cross-validated by slide, parent field or image.
+CROSS_VALIDATED = ("bcisc", "bccd", "allidb", "zheng1")
+
+
+def left_out(fields: list[Field], laboratories: list[str], folds: int, fold: int) -> list[Field]:
+    """What a run does not see: whole laboratories, or one part of `folds` of the small sets, in which no group is divided."""
+    chosen = [item for item in fields if item.lab in laboratories]
+    if folds:
+        for lab in CROSS_VALIDATED:
+            groups = sorted({item.group for item in fields if item.lab == lab})
+            order = np.random.default_rng(7).permutation(len(groups))
+            here = {groups[i] for k, i in enumerate(order) if k % folds == fold}
+            chosen += [item for item in fields if item.lab == lab and item.group in here]
+    return chosen
 
 
 class Sampler:
@@ -135,6 +222,7 @@ class Sampler:
         self.platelets: list[Draw] = []
         self.false_peaks: list[Draw] = []
         self.fields = fields
+        self.swap = stain_swap(fields)
         for index, item in enumerate(fields):
             for cell in item.cells:
                 if cell.label is None and not cell.instance and not cell.box and not cell.not_blast:
@@ -148,8 +236,15 @@ class Sampler:
         self.share = share / share.sum()
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        if rng.random() < NEGATIVE_SHARE:
+        kind = rng.random()
+        if kind < NEGATIVE_SHARE:
             return self.negative(rng)
+        chosen = self.cell(rng)
+        if kind < NEGATIVE_SHARE + OUTLIER_SHARE:
+            return replace(chosen, label="artefact", outlier=True)
+        return chosen
+
+    def cell(self, rng: np.random.Generator) -> Draw:
         groups = self.by_lab[self.labs[rng.choice(len(self.labs), p=self.share)]]
         names = list(groups)
         weights = np.sqrt([len(groups[name]) for name in names])
@@ -162,6 +257,10 @@ class Sampler:
             return self.platelets[rng.integers(len(self.platelets))]
         if kind < 0.7 and self.false_peaks:
             return self.false_peaks[rng.integers(len(self.false_peaks))]
+        return self.empty(rng)
+
+    def empty(self, rng: np.random.Generator) -> Draw:
+        """A place that shows red cells or the bare slide."""
         radius = int(7.0 / CELL_MICRONS_PER_PIXEL)
         while True:
             item = self.fields[rng.integers(len(self.fields))]
@@ -172,9 +271,16 @@ class Sampler:
             if far and (around == BACKGROUND).all():
                 return Draw(item, None, x, y, "artefact")
 
+    def ground(self, rng: np.random.Generator) -> np.ndarray:
+        place = self.empty(rng)
+        turn, mirror = rng.integers(4) * np.pi / 2, bool(rng.random() < 0.5)
+        x0, y0 = max(0, int(place.x) - CONTEXT), max(0, int(place.y) - CONTEXT)
+        near = place.item.image[y0 : int(place.y) + CONTEXT, x0 : int(place.x) + CONTEXT]
+        return window(near, (place.x - x0, place.y - y0), CONTEXT, 1.0, turn, mirror)[0]
+
     def batches(self, draws: int, size: int, rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
         for _ in range(draws // size):
-            yield collate([example(self.draw(rng), rng) for _ in range(size)])
+            yield collate([example(self.draw(rng), rng, self.swap, self.ground) for _ in range(size)])
 
 
 @torch.no_grad()
@@ -202,7 +308,9 @@ def total_loss(
         # The service's prior is sometimes weak or missing: never rely on it alone.
         keep = (torch.rand(len(prior), 1, 1, 1) > 0.1).float()
         prior = prior * keep
-    out = network(rgb, prior)
+    with arithmetic(options.bfloat16 and network.training):
+        fused, segmentation = network.trunk(rgb, prior)
+    out = network.heads(fused.float(), segmentation.float())
     label = batch["label"]
     classified = losses.classification(out.logits, label, batch["weight"], class_weights, batch["not_blast"])
     segmented = losses.segmentation(out.segmentation, batch["parts"], batch["mask_weight"])
@@ -213,8 +321,18 @@ def total_loss(
     region = torch.maximum(cell, salient) if not options.without_prior else cell
     is_cell = ((label >= 0) & (label < CLASS_INDEX["platelet"])).float()
     aligned = losses.saliency_alignment(cam, region, is_cell)
-    total = classified + segmented + 0.5 * boxed + (0 if options.without_alignment else 0.2) * aligned
-    values = {"class": classified, "segmentation": segmented, "box": boxed, "alignment": aligned}
+    described = losses.attributes(out.attributes, batch["attributes"])
+    known = losses.known(out.known, batch["outlier"])
+    total = classified + segmented + 0.5 * boxed + 0.5 * described + 0.2 * known
+    total = total + (0 if options.without_alignment else 0.2) * aligned
+    values = {
+        "class": classified,
+        "segmentation": segmented,
+        "box": boxed,
+        "alignment": aligned,
+        "attributes": described,
+        "known": known,
+    }
     return total, {k: v.item() for k, v in values.items()}
 
 
@@ -368,7 +486,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of new parts; pretrained stages get 0.4 of it")
     parser.add_argument("--self-train", type=int, nargs="*", default=[], help="epochs before which masks are made")
-    parser.add_argument("--leave-out", choices=list(LAB_SHARE), help="train without this laboratory")
+    parser.add_argument("--initial", type=Path, help="shipped sg-cldff.onnx or a checkpoint to start from")
+    parser.add_argument("--leave-out", choices=list(LAB_SHARE), nargs="*", default=[], help="train without these laboratories")
+    parser.add_argument("--folds", type=int, default=0, help="grouped cross-validation of the small sets in so many parts")
+    parser.add_argument("--fold", type=int, default=0, help="the part that this run leaves out")
     parser.add_argument("--without-prior", action="store_true")
     parser.add_argument("--without-alignment", action="store_true")
     parser.add_argument("--without-attention", action="store_true")
@@ -379,14 +500,25 @@ def main() -> None:
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)
     fields = load_fields(args.data, args.runs / "cache")
-    train = [f for f in fields if f.split == "train" and f.lab != args.leave_out]
+    args.bfloat16 = has_bfloat16()
+    out = left_out(fields, args.leave_out, args.folds, args.fold)
+    hidden = {id(item) for item in out}
+    # Cross-validation uses the small sets whole; elsewhere the validation split stays unseen.
+    pooled = CROSS_VALIDATED if args.folds else ()
+    train = [f for f in fields if (f.split == "train" or f.lab in pooled) and id(f) not in hidden]
     saliency = SaliencyNetwork().eval().requires_grad_(False)
     saliency.load_state_dict(torch.load(args.saliency, map_location="cpu", weights_only=True)["average"])
     sampler = Sampler(train, false_peaks(saliency, train))
     print(f"{len(sampler.false_peaks)} false peaks, {len(sampler.platelets)} platelets", flush=True)
     network = SGCLDFF(True, not args.without_prior, not args.without_attention, not args.without_fusion)
+    if args.initial:
+        print(
+            "not in the initial weights:", start_from(network, args.initial, "network." if args.initial.suffix == ".onnx" else "")
+        )
     network = network.to(memory_format=torch.channels_last)
-    average = Average(network, 0.997)
+    average = Average(network, 0.998)
+    if args.bfloat16:
+        keep_depthwise_in_float32(network)
     pretrained = [p for n, p in network.named_parameters() if n.startswith(("backbone.stem", "backbone.stages"))]
     known = {id(p) for p in pretrained}
     fresh = [p for p in network.parameters() if id(p) not in known]
@@ -423,6 +555,10 @@ def main() -> None:
         result |= {"self_trained": made, **validate(average.network, saliency, fields, args.without_prior)}
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}, flush=True)
         run.save(network, average, optimiser, result)
+    if out:
+        from .crossval import measure  # it builds on what stands here
+
+        measure(average.network, saliency, out, run.folder)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .augment import photometric, window
+from .augment import StainSwap, photometric, window
 from .constants import (
     BACKGROUND,
     CELL_MICRONS_PER_PIXEL,
@@ -33,6 +33,8 @@ from .constants import (
     UNKNOWN,
 )
 from .data import Field, load_fields
+from .export import start_from
+from .precision import arithmetic, has_bfloat16
 from .runs import Average, Run, prefetched, progress
 from .saliency import SaliencyNetwork
 
@@ -46,7 +48,9 @@ def cells_for_detection(item: Field) -> list:
     return [cell for cell in item.cells if cell.label != "platelet"]
 
 
-def tile(item: Field, octave: float, size: int, rng: np.random.Generator, augment: bool) -> dict[str, np.ndarray]:
+def tile(
+    item: Field, octave: float, size: int, rng: np.random.Generator, augment: bool, swap: StainSwap | None = None
+) -> dict[str, np.ndarray]:
     """One training example: a window of `item` at 0.48·2^octave µm per pixel with its targets at stride 2."""
     height, width = item.image.shape[:2]
     scale = CELL_MICRONS_PER_PIXEL / (FIELD_MICRONS_PER_PIXEL * 2.0**octave)
@@ -65,7 +69,7 @@ def tile(item: Field, octave: float, size: int, rng: np.random.Generator, augmen
     mirror = bool(rng.random() < 0.5)
     view, (parts,), matrix = window(item.image, (centre[0], centre[1]), size, scale, angle, mirror, [item.parts], UNKNOWN)
     if augment:
-        view = photometric(view, rng)
+        view = photometric(view, rng, swap=swap, lab=item.lab)
 
     micron = 1.0 / (FIELD_MICRONS_PER_PIXEL * 2.0**octave)  # window pixels in one micron
     positive = np.isin(parts, (1, 2, 3)).astype(np.float32)
@@ -136,7 +140,9 @@ def fitting_tile(item: Field, octave: float) -> int:
     return min(MAX_TILE, int((smallest + 10) // FIELD_MULTIPLE) * FIELD_MULTIPLE)
 
 
-def batches(fields: list[Field], draws: int, pixels: int, rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
+def batches(
+    fields: list[Field], draws: int, pixels: int, rng: np.random.Generator, swap: StainSwap | None = None
+) -> Iterator[dict[str, Tensor]]:
     """Laboratory-balanced batches; tiles of one size stand together, about `pixels` input pixels a batch."""
     by_lab = defaultdict(list)
     for item in fields:
@@ -157,18 +163,27 @@ def batches(fields: list[Field], draws: int, pixels: int, rng: np.random.Generat
             continue
         if size > 48 and rng.random() < 0.3:
             size = int(rng.integers(3, size // FIELD_MULTIPLE + 1)) * FIELD_MULTIPLE
-        waiting[size].append(tile(item, octave, size, rng, augment=True))
+        waiting[size].append(tile(item, octave, size, rng, augment=True, swap=swap))
         if len(waiting[size]) * size * size >= pixels:
             yield collate(waiting.pop(size))
+
+
+def stain_swap(fields: list[Field], sample: int = 60) -> StainSwap:
+    """From at most `sample` pictures a laboratory, evenly spread over its list."""
+    by_lab: dict[str, list[np.ndarray]] = defaultdict(list)
+    for item in fields:
+        by_lab[item.lab].append(item.image)
+    return StainSwap.of({lab: images[:: max(1, len(images) // sample)] for lab, images in by_lab.items()})
 
 
 def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(np.stack([e[key] for e in examples])) for key in examples[0]}
 
 
-def loss(network: SaliencyNetwork, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-    saliency, centres, scale = network.maps(batch["field"])
-    saliency, centres = saliency[:, 0], centres[:, 0]
+def loss(network: SaliencyNetwork, batch: dict[str, Tensor], bfloat16: bool = False) -> tuple[Tensor, dict[str, float]]:
+    with arithmetic(bfloat16):
+        saliency, centres, scale = network.maps(batch["field"])
+    saliency, centres, scale = saliency[:, 0].float(), centres[:, 0].float(), scale.float()
     known, target = batch["known"], batch["saliency"]
     bce = F.binary_cross_entropy_with_logits(saliency, target, weight=known, reduction="sum") / (known.sum() + 1)
     p = torch.sigmoid(saliency) * known
@@ -248,16 +263,18 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5000, help="tiles an epoch")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--initial", type=Path, help="state dict to start from")
+    parser.add_argument("--initial", type=Path, help="ONNX file or checkpoint to start from")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)
     fields = load_fields(args.data, args.runs / "cache")
     train = [f for f in fields if f.split == "train"]
+    swap = stain_swap(train)
+    bfloat16 = has_bfloat16()
     network = SaliencyNetwork().to(memory_format=torch.channels_last)
     if args.initial:
-        network.load_state_dict(torch.load(args.initial, weights_only=True))
+        start_from(network, args.initial)
     average = Average(network, 0.998)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=1e-3)
     run = Run(args.runs / args.name, vars(args))
@@ -267,12 +284,12 @@ def main() -> None:
         network.train()
         sums: dict[str, float] = defaultdict(float)
         steps = seen = 0
-        for batch in prefetched(batches(train, args.draws, 24 * 80 * 80, rng)):
+        for batch in prefetched(batches(train, args.draws, 24 * 80 * 80, rng, swap)):
             done = (epoch + seen / args.draws) / args.epochs
             warm = min(1.0, (epoch * 100 + steps + 1) / 60)
             for group in optimiser.param_groups:
                 group["lr"] = args.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 1e-6
-            total, parts = loss(network, batch)
+            total, parts = loss(network, batch, bfloat16)
             optimiser.zero_grad(set_to_none=True)
             total.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from leukodiff_training import constants as c
+from leukodiff_training.backbone import WindowAttention
 from leukodiff_training.export import TOLERANCE, CellGraph, export_cells, export_saliency, parity, weights_from_onnx
 from leukodiff_training.saliency import SaliencyNetwork
-from leukodiff_training.sgcldff import SGCLDFF, consistency
+from leukodiff_training.sgcldff import SGCLDFF, ColourConstancy, consistency
 
 SHIPPED = sorted((Path(__file__).parents[2] / "models" / "sg-cldff").glob("*/manifest.json"))[-1].parent
 
@@ -59,8 +60,38 @@ def test_shapes(network: SGCLDFF) -> None:
     assert out.evidence.shape[2:] == (c.CAM_SIZE, c.CAM_SIZE)
 
 
+def multiply_accumulates(module: torch.nn.Module, *given: torch.Tensor) -> int:
+    """Of convolutions and linear layers, and of the attention's two products."""
+    total = 0
+
+    def convolution(layer, _, output) -> None:
+        nonlocal total
+        total += output.numel() * layer.weight[0].numel()
+
+    def linear(layer, _, output) -> None:
+        nonlocal total
+        total += output.numel() * layer.in_features
+
+    def attention(_, arguments, __) -> None:
+        nonlocal total
+        count, length, channels = arguments[0].shape
+        total += 2 * count * length * length * channels
+
+    kinds = {torch.nn.Conv2d: convolution, torch.nn.Linear: linear, WindowAttention: attention}
+    hooks = [m.register_forward_hook(h) for m in module.modules() for k, h in kinds.items() if isinstance(m, k)]
+    with torch.no_grad():
+        module(*given)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
 def test_size_stays_within_its_budget(network: SGCLDFF) -> None:
     assert sum(p.numel() for p in network.parameters()) <= 8_000_000
+    crop = torch.zeros(1, c.CROP_SIZE, c.CROP_SIZE, 3, dtype=torch.uint8), torch.zeros(1, c.CROP_SIZE, c.CROP_SIZE)
+    assert multiply_accumulates(CellGraph(network, 1.0).eval(), *crop) <= 1_000_000_000  # both looks at a cell
+    camera_frame = torch.zeros(1, 80, 96, 3, dtype=torch.uint8)  # 640×480 at 0.07 µm per pixel
+    assert multiply_accumulates(SaliencyNetwork().eval(), camera_frame) <= 500_000_000
 
 
 def test_grad_cam_in_the_graph_is_autograd_grad_cam(network: SGCLDFF) -> None:
@@ -107,9 +138,35 @@ def test_shifted_window_does_not_mix_across_the_cut() -> None:
 def test_consistency_is_one_where_all_agree_and_zero_where_nothing_does() -> None:
     cell = torch.zeros(1, 20, 20)
     cell[:, 5:15, 5:15] = 1
-    assert consistency(cell, cell, cell).item() == pytest.approx(1.0, abs=1e-3)
-    assert consistency(1 - cell, cell, cell).item() == pytest.approx(0.0, abs=1e-3)
-    assert 0.2 < consistency(cell, torch.ones_like(cell), cell).item() < 0.9
+    sure, unsure = torch.ones(1), torch.full((1,), 0.2)
+    score, parts = consistency(cell, cell, cell, sure)
+    assert score.item() == pytest.approx(1.0, abs=1e-3)
+    assert parts[0].tolist() == pytest.approx([1, 1, 1], abs=1e-3)
+    assert consistency(1 - cell, cell, cell, sure)[0].item() < 0.02
+    assert consistency(cell, cell, cell, unsure)[0].item() == pytest.approx(0.2 ** (1 / 3), abs=1e-3)
+    assert 0.2 < consistency(cell, torch.ones_like(cell), cell, sure)[0].item() < 0.9
+
+
+def test_the_lamp_does_not_change_what_the_network_sees() -> None:
+    """Colour constancy: another light colour and exposure, the same picture (as far as 8 bits carry it)."""
+    generator = torch.Generator().manual_seed(4)
+    smear = torch.full((1, 3, 160, 160), 200.0) + torch.randn(1, 3, 160, 160, generator=generator) * 2
+    smear[:, :, 50:110, 50:110] = torch.tensor([110.0, 60.0, 140.0])[:, None, None]
+    constancy = ColourConstancy()
+    plain = constancy(smear)
+    lit = constancy((smear + 4) * torch.tensor([0.7, 0.9, 1.15])[:, None, None] - 4)
+    assert (plain - lit).abs().max() < 1.0
+    assert plain[:, :, :40].mean().item() == pytest.approx(ColourConstancy.white, abs=3)
+
+
+def test_the_counterfactual_keeps_the_cell_and_nothing_else() -> None:
+    rgb, _ = inputs(1)
+    cell = torch.zeros(1, 1, 160, 160)
+    cell[..., 60:100, 60:100] = 1
+    alone = ColourConstancy().on_clear_ground(rgb, cell)
+    assert (alone - rgb)[..., 60:100, 60:100].abs().max() < 0.01
+    outside = alone[..., :60, :]
+    assert outside.flatten(2).std(dim=2).max() < 0.01
 
 
 def test_export_of_stirred_networks_agrees_with_pytorch(network: SGCLDFF, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import torch
 
 from leukodiff_training import constants as c
 from leukodiff_training import losses
-from leukodiff_training.augment import photometric, window
-from leukodiff_training.data import Cell, Field
-from leukodiff_training.evaluate import intersection_over_union, share
+from leukodiff_training.augment import StainSwap, photometric, window
+from leukodiff_training.data import Cell, Field, apply_readings
+from leukodiff_training.outliers import HELD_OUT, LEARNT, drawn, spoilt
 from leukodiff_training.runs import Average, Run, prefetched
-from leukodiff_training.train import Draw, Sampler, cell_parts, example
+from leukodiff_training.statistics import area_under_curve, intersection_over_union, share
+from leukodiff_training.train import Draw, Sampler, attribute_labels, cell_parts, example, left_out, on_other_ground
 from leukodiff_training.train_saliency import peaks, tile
 
 
@@ -164,3 +165,91 @@ def test_exact_interval_is_the_published_one() -> None:
 def test_intersection_over_union() -> None:
     assert intersection_over_union((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert intersection_over_union((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+
+
+def test_a_stain_swap_carries_one_covariance_into_the_other() -> None:
+    rng = np.random.default_rng(0)
+    pale, blue = painted_field().image, painted_field().image.copy()
+    blue[..., 0] = blue[..., 0] // 2 + 60
+    blue[120:180, 90:150] = rng.integers(30, 90, (60, 60, 3))
+    swap = StainSwap.of({"a": [pale], "b": [blue]})
+    changed = swap(pale.astype(np.float32), "a", rng)
+    assert changed.shape == pale.shape
+    assert np.abs(changed - pale)[150, 120].max() > 5  # the nucleus changes its colour
+    assert np.abs(changed - pale)[10, 10].max() < 2  # the clear slide does not
+    assert np.array_equal(swap(pale.astype(np.float32), "unheard of", rng), pale)
+
+
+def test_another_ground_leaves_the_cell_alone() -> None:
+    item = painted_field()
+    white = item.instances == 1
+    ground = np.full_like(item.image, 200)
+    ground[::8] = 120
+    for around in (ground, None):
+        changed = on_other_ground(item.image, white, around).astype(int)
+        assert np.abs(changed - item.image)[140:160, 110:130].max() <= 2
+        assert np.abs(changed - item.image)[150, 220].max() > 20  # the neighbour is gone
+
+
+def test_drawn_outliers_are_pictures_and_measured_ones_were_never_learnt() -> None:
+    rng = np.random.default_rng(0)
+    assert not set(LEARNT) & set(HELD_OUT)
+    assert not set(LEARNT.values()) & set(HELD_OUT.values())
+    for families in (LEARNT, HELD_OUT):
+        for name, generator in families.items():
+            picture = drawn(64, rng, {name: generator})
+            assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8, name
+            assert picture.std() > 0.5, name
+    crop = painted_field().image[100:200, 70:170]
+    assert all(np.abs(spoilt(crop, rng).astype(int) - crop).mean() > 3 for _ in range(12))
+
+
+def test_an_outlier_says_nothing_but_that_it_is_one() -> None:
+    item = painted_field()
+    target = example(Draw(item, item.cells[0], 120, 150, "artefact", outlier=True), np.random.default_rng(1))
+    assert target["outlier"] == 1
+    assert target["label"] == c.CLASS_INDEX["artefact"]
+    assert (target["parts"] == c.UNKNOWN).all()
+    assert (target["attributes"] == -1).all()
+    assert target["has_box"] == 0
+
+
+def test_attributes_are_known_by_name_or_not_at_all() -> None:
+    cell = Cell(0, 0, "neutrophil", attributes={"nucleus_shape": "unsegmented-band", "subtype": "segmented", "granularity": ""})
+    labels = dict(zip(c.ATTRIBUTES, attribute_labels(cell), strict=True))
+    assert labels["nucleusShape"] == c.ATTRIBUTES["nucleusShape"].index("unsegmented-band")
+    assert labels["subtype"] == 1
+    assert labels["granularity"] == labels["cellSize"] == -1
+    assert (attribute_labels(None) == -1).all()
+
+
+def test_readings_replace_the_class_of_the_nearest_cell_only(tmp_path: Path) -> None:
+    item = painted_field()
+    near = f"zheng1,painted,train,{126 / 400:.4f},{150 / 300:.4f},monocyte,0.8,monocyte,monocyte"
+    far = f"zheng1,painted,train,{290 / 400:.4f},{150 / 300:.4f},basophil,0.8,basophil,basophil"
+    path = tmp_path / "readings.csv"
+    path.write_text(f"lab,file,split,x,y,class,weight,reader_1,reader_2\n{near}\n{far}\n")
+    apply_readings([item], path)
+    assert (item.cells[0].label, item.cells[0].weight) == ("monocyte", 0.8)
+    assert item.cells[1].label is None
+    path.write_text(f"lab,file,split,x,y,class,weight,reader_1,reader_2\n{near.replace('monocyte', '', 1)}\n")
+    apply_readings([item], path)
+    assert item.cells[0].label is None
+
+
+def test_folds_divide_no_group_and_leave_every_group_out_once() -> None:
+    fields = []
+    for number in range(24):
+        item = painted_field()
+        item.lab, item.name, item.group = "bcisc", f"field {number}", f"slide {number % 7}"
+        fields.append(item)
+    parts = [left_out(fields, [], 3, fold) for fold in range(3)]
+    assert sorted(item.name for part in parts for item in part) == sorted(item.name for item in fields)
+    groups = [{item.group for item in part} for part in parts]
+    assert not groups[0] & groups[1] and not groups[1] & groups[2] and not groups[0] & groups[2]
+    assert [item.name for item in left_out(fields, ["bcisc"], 0, 0)] == [item.name for item in fields]
+
+
+def test_area_under_the_curve() -> None:
+    assert area_under_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])) == 0.75
+    assert area_under_curve(np.array([1.0, 1.0]), np.array([True, False])) == 0.5

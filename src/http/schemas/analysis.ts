@@ -202,6 +202,27 @@ const AnalysisList = Type.Object(
   { $id: 'AnalysisList', title: 'AnalysisList', description: 'Newest first.' },
 );
 
+const Graded = Type.Object(
+  { value: Type.String(), probability: share('Probability of the value among those that the attribute has.') },
+  { $id: 'Graded', title: 'Graded', description: 'A value and how sure the model is of it.' },
+);
+
+const Morphology = Type.Object(
+  {
+    attributes: Type.Record(Type.String(), Type.Ref('Graded'), {
+      description:
+        'By name, as WBCAtt (arXiv:2306.13531) describes white cells: `cellSize`, `cellShape`, `nucleusShape`, `nuclearCytoplasmicRatio`, `chromatinDensity`, `cytoplasmVacuole`, `cytoplasmTexture`, `cytoplasmColour`, `granuleType`, `granuleColour`, `granularity`. The model card says how often each is right.',
+    }),
+    nuclearAreaRatio: share('Area of the nucleus to that of the cell, measured on the mask.'),
+  },
+  {
+    $id: 'Morphology',
+    title: 'Morphology',
+    description:
+      'What is seen of a nucleated cell; null for platelets, smudge cells, artefacts and unidentified cells.',
+  },
+);
+
 const Cell = Type.Object(
   {
     id: Type.String({ description: 'Index of the image, hyphen, number; stable.', examples: ['0-1'] }),
@@ -217,11 +238,21 @@ const Cell = Type.Object(
     ),
     areaUm2: nullable(Type.Number({ minimum: 0, description: 'µm²; null where the scale is unknown.' })),
     class: literals(CELL_TYPES, { description: '`unidentified` where the model declines.' }),
-    confidence: share('Calibrated probability of the most probable class.'),
+    confidence: share(
+      'Calibrated probability of the most probable class; less where the cell is `out_of_distribution`.',
+    ),
     probabilities: Type.Record(Type.String(), share('Probability of the class.'), {
       description: 'One entry for each class of the model; they sum to 1.',
     }),
-    saliencyConsistency: share('Agreement of class evidence, saliency and outline; low finds wrong predictions.'),
+    // Finer class: band or segmented neutrophils; promyelocyte, myelocyte or metamyelocyte. Null where the class has none.
+    subtype: nullable(Type.Ref('Graded')),
+    morphology: nullable(Type.Ref('Morphology')),
+    saliencyConsistency: share(
+      'Agreement of class evidence, saliency, outline and the answer for the cell alone; low finds wrong predictions.',
+    ),
+    rejectScore: nullable(
+      share('How unlike the pictures that the model learnt from; null for cells that an earlier model found.'),
+    ),
     flags: Type.Array(Type.String(), { examples: [['border', 'low_confidence']] }),
     counted: Type.Boolean({ description: 'Whether the border rule lets it into the differential.' }),
     links: Type.Object({
@@ -257,6 +288,8 @@ export const analysisSchemas = [
   AnalysisSummary,
   PageLinks,
   AnalysisList,
+  Graded,
+  Morphology,
   Cell,
   CellList,
 ];

@@ -110,7 +110,18 @@ const CELL = {
     platelet: 0,
     artefact: 0,
   },
+  subtype: { value: 'segmented', probability: 0.94 },
+  morphology: {
+    attributes: {
+      nucleusShape: { value: 'segmented-multilobed', probability: 0.93 },
+      chromatinDensity: { value: 'densely', probability: 0.99 },
+      granuleType: { value: 'small', probability: 0.97 },
+      cytoplasmVacuole: { value: 'no', probability: 0.98 },
+    },
+    nuclearAreaRatio: 0.37,
+  },
   saliencyConsistency: 0.91,
+  rejectScore: 0.01,
   flags: [],
   counted: true,
   links: {

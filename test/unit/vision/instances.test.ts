@@ -158,9 +158,17 @@ describe('classify', () => {
     [{ neutrophil: 0.45, platelet: 0.25, artefact: 0.3 }, 'artefact'],
     [{ neutrophil: 0.45, artefact: 0.3, lymphocyte: 0.25 }, 'unidentified'],
   ])('%j is %s', (given, wanted) => {
-    const verdict = classify(probabilities(given), manifest);
+    const verdict = classify(probabilities(given), 0, manifest);
     expect(verdict.class).toBe(wanted);
     expect(verdict.confidence).toBeCloseTo(Math.max(...Object.values(given)), 5);
+  });
+  it('declines a cell that is unlike all it learnt from, and says that it is not sure', () => {
+    const sure = probabilities({ monocyte: 0.98, lymphocyte: 0.02 });
+    expect(classify(sure, 0.5, manifest).class).toBe('monocyte');
+    const declined = classify(sure, 0.9, manifest);
+    expect(declined.class).toBe('unidentified');
+    expect(declined.confidence).toBeCloseTo(0.098, 5);
+    expect(classify(probabilities({ artefact: 0.95, neutrophil: 0.05 }), 0.9, manifest).class).toBe('artefact');
   });
 });
 
@@ -300,6 +308,7 @@ describe('cellFlags', () => {
       imageHeight: 200,
       confidence: 0.9,
       consistency: 0.9,
+      reject: 0.1,
       touches: false,
       scaleUnknown: false,
       manifest,
@@ -311,6 +320,7 @@ describe('cellFlags', () => {
   it('says each thing', () => {
     expect(flagsOf({ confidence: 0.79 })).toEqual(['low_confidence']);
     expect(flagsOf({ consistency: 0.39 })).toEqual(['low_consistency']);
+    expect(flagsOf({ reject: 0.51 })).toEqual(['out_of_distribution']);
     expect(flagsOf({ touches: true, scaleUnknown: true })).toEqual(['touching', 'scale_unknown']);
   });
   it('knows all four borders', () => {

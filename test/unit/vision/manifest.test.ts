@@ -24,6 +24,8 @@ describe('parseManifest', () => {
     const manifest = parseManifest(JSON.stringify(manifestJson()));
     expect(manifest.saliency.scaleBins).toEqual({ firstOctave: -2, octavesPerBin: 0.25, count: 17 });
     expect(manifest.cells.classes).toHaveLength(10);
+    expect(manifest.cells.attributes[1]).toEqual({ name: 'granularity', values: ['no', 'yes'] });
+    expect(manifest.cells.subtypes).toEqual({ neutrophil: ['band', 'segmented'], immature_granulocyte: ['myelocyte'] });
     expect(manifest.files.cells.path).toBe('sg-cldff.onnx');
   });
 
@@ -45,6 +47,12 @@ describe('parseManifest', () => {
     ['cells.classes', ['neutrophil', 'unicorn']],
     ['cells.classes', ['neutrophil', 'unidentified']],
     ['cells.unidentifiedBelow', -1],
+    ['cells.rejectAbove', 2],
+    ['cells.attributes', {}],
+    ['cells.attributes', [{ name: 'nucleusShape', values: [] }]],
+    ['cells.attributes', [{ name: 'Nucleus shape', values: ['round'] }]],
+    ['cells.subtypes', null],
+    ['cells.subtypes', { neutrophil: 'band' }],
   ])('refuses %s = %j and names it', (path, value) => {
     let message = '';
     try {
@@ -123,6 +131,8 @@ describe('checkSignatures', () => {
       tensor('segmentation', 'float32', 'n', 3, 80, 80),
       tensor('cam', 'float32', 'n', 20, 20),
       tensor('consistency', 'float32', 'n'),
+      tensor('attributes', 'float32', 'n', 8),
+      tensor('reject', 'float32', 'n'),
     ],
   };
 
@@ -137,6 +147,7 @@ describe('checkSignatures', () => {
       ['cells', 'inputs', 1],
       ['cells', 'outputs', 0],
       ['cells', 'outputs', 3],
+      ['cells', 'outputs', 4],
     ] as const) {
       const given = { saliency, cells }[network];
       const original = given[side][index];
