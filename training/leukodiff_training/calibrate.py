@@ -8,6 +8,7 @@
 * `unidentifiedBelow` is where, below it, the model is wrong more often than right.
 * `lowConsistencyBelow` is the 5th percentile of the saliency consistency of rightly classified nucleated cells (a platelet
   has no outline to agree with).
+* `rejectAbove` is the 99.7th percentile of the reject score of validation cells, 0.5 at the least: few true cells are declined.
 """
 
 from __future__ import annotations
@@ -21,33 +22,36 @@ import torch
 import torch.nn.functional as F
 
 from .constants import CLASS_INDEX
-from .data import load_fields
-from .export import DEFAULTS, CellGraph, load_networks
+from .data import Field, load_fields, read_laboratory
+from .export import CELL_OUTPUTS, DEFAULTS, CellGraph, load_networks
+from .saliency import SaliencyNetwork
+from .sgcldff import SGCLDFF
 from .train import Draw, example, prior_of
 
 
 @torch.no_grad()
-def outputs(runs: Path, data: Path, saliency_run: str, cells_run: str) -> dict[str, np.ndarray]:
-    """Logits, consistency, true class and laboratory of every validation cell that has a class."""
-    saliency, network = load_networks(runs, saliency_run, cells_run)
+def outputs(saliency: SaliencyNetwork, network: SGCLDFF, fields: list[Field]) -> dict[str, np.ndarray]:
+    """Logits, consistency, reject score, true class and laboratory of every validation cell that has a class."""
     graph = CellGraph(network, 1.0).eval()
     draws = [
         Draw(item, cell, cell.x, cell.y, cell.label)
-        for item in load_fields(data, runs / "cache")
+        for item in fields
         if item.split == "val"
         for cell in item.cells
         if cell.label and cell.weight > 0
     ]
-    logits, agreement = [], []
+    logits, agreement, reject = [], [], []
     for start in range(0, len(draws), 48):
         contexts = np.stack([example(d, None)["context"] for d in draws[start : start + 48]])
         rgb, prior = prior_of(saliency, torch.from_numpy(contexts))
-        _, scores, _, _, consistent = graph(rgb.permute(0, 2, 3, 1).to(torch.uint8), prior[:, 0])
-        logits.append(scores.numpy())
-        agreement.append(consistent.numpy())
+        out = dict(zip(CELL_OUTPUTS, graph(rgb.permute(0, 2, 3, 1).to(torch.uint8), prior[:, 0]), strict=True))
+        logits.append(out["logits"].numpy())
+        agreement.append(out["consistency"].numpy())
+        reject.append(out["reject"].numpy())
     return {
         "logits": np.concatenate(logits),
         "consistency": np.concatenate(agreement),
+        "reject": np.concatenate(reject),
         "label": np.array([CLASS_INDEX[d.label or ""] for d in draws]),
         "lab": np.array([d.item.lab for d in draws]),
     }
@@ -71,14 +75,19 @@ def threshold(confidence: np.ndarray, right: np.ndarray, wanted: float, window: 
     return max(0.35, float(confidence[order][under[-1] + window // 2])) if len(under) else 0.35
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--own", type=Path, nargs="*", default=[], help="folders of other laboratories")
+    parser.add_argument("--microns-per-pixel", type=float, help="of the pictures in --own whose table does not say")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--saliency", default="saliency")
     parser.add_argument("--cells", default="sg-cldff")
-    args = parser.parse_args()
-    out = outputs(args.runs, args.data, args.saliency, args.cells)
+    args = parser.parse_args(arguments)
+    fields = load_fields(args.data, args.runs / "cache") if args.data else []
+    for folder in args.own:
+        fields += read_laboratory(folder, args.microns_per_pixel)
+    out = outputs(*load_networks(args.runs, args.saliency, args.cells), fields)
     temperature = best_temperature(out["logits"], out["label"], out["lab"])
     p = torch.softmax(torch.from_numpy(out["logits"] / temperature), dim=1).numpy()
     confidence, right = p.max(axis=1), p.argmax(axis=1) == out["label"]
@@ -88,6 +97,7 @@ def main() -> None:
         "unidentifiedBelow": round(min(0.5, threshold(confidence, right, 0.5)), 2),
         "lowConfidenceBelow": round(min(0.9, threshold(confidence, right, 0.8)), 2),
         "lowConsistencyBelow": round(float(np.percentile(out["consistency"][right & nucleated], 5)), 2),
+        "rejectAbove": round(max(0.5, float(np.percentile(out["reject"], 99.7))), 2),
     }
     path = args.runs / args.cells / "settings.json"
     path.write_text(json.dumps(settings, indent=2) + "\n")

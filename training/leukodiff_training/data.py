@@ -21,6 +21,7 @@ import numpy as np
 from .constants import (
     BACKGROUND,
     CELL_MICRONS_PER_PIXEL,
+    CLASSES,
     CYTOPLASM,
     NUCLEUS,
     RBC_DIAMETER_UM,
@@ -423,6 +424,62 @@ LABS = {
     "raabin": _raabin,
     "sigtuple": _sigtuple,
 }
+
+
+def read_laboratory(folder: Path, microns_per_pixel: float | None = None) -> list[Field]:
+    """A laboratory's own pictures: `labels.csv` beside them, one row a cell.
+
+    Columns: `file`; `class` (one of constants.CLASSES, or empty); `split` (train or val; empty: every fifth file is val); `x`, `y`
+    (the cell's centre in pixels; empty: the picture's middle); `mask` (a grey picture of the same size: 128 cytoplasm, 255
+    nucleus, or 255 alone for the whole cell; empty: outline unknown); `microns_per_pixel` (or the argument); the morphology
+    columns of WBCAtt and `subtype`, where known. Only `file` is required. Throws ValueError naming the row that does not fit.
+    """
+    lab = folder.resolve().name
+    by_file: dict[str, list[tuple[int, dict[str, str]]]] = defaultdict(list)
+    for number, row in enumerate(_rows(folder / "labels.csv"), start=2):
+        if not row.get("file"):
+            raise ValueError(f"{folder / 'labels.csv'}, line {number}: no file is named")
+        by_file[row["file"]].append((number, row))
+    fields = []
+    for index, (name, rows) in enumerate(by_file.items()):
+        image = _read(folder / name)
+        line, first = rows[0]
+        scale = float(first.get("microns_per_pixel") or microns_per_pixel or 0)
+        if not 0.01 < scale < 2:
+            raise ValueError(
+                f"{folder / 'labels.csv'}, line {line}: microns_per_pixel is missing or not plausible ({scale}). "
+                "Give it in the table or as --microns-per-pixel."
+            )
+        small = _resize(image, scale / CELL_MICRONS_PER_PIXEL)
+        fx, fy = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
+        parts, instances = np.full(small.shape[:2], UNKNOWN, np.uint8), np.zeros(small.shape[:2], np.uint8)
+        cells = []
+        for number, (line, row) in enumerate(rows, start=1):
+            label = row.get("class") or None
+            if label is not None and label not in CLASSES:
+                raise ValueError(f"{folder / 'labels.csv'}, line {line}: class {label!r} is none of {', '.join(CLASSES)}")
+            x = float(row.get("x") or image.shape[1] / 2) * fx
+            y = float(row.get("y") or image.shape[0] / 2) * fy
+            known = {"file", "class", "split", "x", "y", "mask", "microns_per_pixel"}
+            cell = Cell(x, y, label, attributes={k: v for k, v in row.items() if k not in known and v})
+            if row.get("mask"):
+                mask = cv2.imread(str(folder / row["mask"]), cv2.IMREAD_GRAYSCALE)
+                if mask is None or mask.shape != image.shape[:2]:
+                    raise ValueError(f"{folder / 'labels.csv'}, line {line}: mask {row['mask']} is missing or of another size")
+                mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST)
+                has_nucleus = bool(((mask > 64) & (mask < 192)).any())
+                drawn = _parts(mask, has_nucleus)
+                white = drawn != BACKGROUND
+                parts[white] = drawn[white]
+                parts[~white & (parts == UNKNOWN)] = BACKGROUND
+                instances[white], cell.instance = number, number
+            cells.append(cell)
+        split = first.get("split") or ("val" if index % 5 == 4 else "train")
+        fields.append(Field(lab, name, split, small, cells, parts, instances, group=name))
+    density = _nucleus_density(fields)
+    for item in fields:
+        _hide_unexplained(item, density)
+    return fields
 
 
 READINGS = Path(__file__).parent / "readings.csv"

@@ -86,10 +86,14 @@ CELL_OUTPUTS = ("probabilities", "logits", "segmentation", "cam", "consistency",
 
 
 def load_networks(runs: Path, saliency: str = "saliency", cells: str = "sg-cldff") -> tuple[SaliencyNetwork, SGCLDFF]:
+    """The averaged weights of two runs, each by its name, or by the path of a shipped ONNX file."""
     prior, network = SaliencyNetwork(), SGCLDFF(pretrained=False)
-    for target, name in ((prior, saliency), (network, cells)):
-        state = torch.load(runs / name / "checkpoint.pt", map_location="cpu", weights_only=True)
-        target.load_state_dict(state["average"])
+    for target, name, prefix in ((prior, saliency, ""), (network, cells, "network.")):
+        # A run's folder, or a shipped file.
+        path = Path(name) if name.endswith(".onnx") else runs / name / "checkpoint.pt"
+        missing = start_from(target, path, prefix if path.suffix == ".onnx" else "")
+        if missing:
+            raise SystemExit(f"{path} is of another version of the network: it lacks {', '.join(missing[:5])}")
     return prior.eval(), network.eval()
 
 
@@ -256,14 +260,14 @@ DEFAULTS = {
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--saliency", default="saliency", help="name of the saliency run")
     parser.add_argument("--cells", default="sg-cldff", help="name of the SG-CLDFF run")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--settings", type=Path, help="JSON with temperature and thresholds, as calibrate.py writes it")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     settings = DEFAULTS | (json.loads(args.settings.read_text()) if args.settings else {})
     args.out.mkdir(parents=True, exist_ok=True)
     prior, network = load_networks(args.runs, args.saliency, args.cells)

@@ -38,7 +38,7 @@ from .constants import (
     UNKNOWN,
     WBC_PART_UNKNOWN,
 )
-from .data import Cell, Field, load_fields
+from .data import Cell, Field, load_fields, read_laboratory
 from .export import start_from
 from .outliers import LEARNT, drawn, spoilt
 from .precision import arithmetic, has_bfloat16, keep_depthwise_in_float32
@@ -50,6 +50,7 @@ from .train_saliency import field_input, peaks, stain_swap
 CONTEXT = 192  # the prior is computed on a little more than the crop: a third of it is 64, a multiple of 16
 MARGIN = (CONTEXT - CROP_SIZE) // 2
 LAB_SHARE = {"pbc": 0.40, "bcisc": 0.13, "raabin": 0.13, "bccd": 0.10, "zheng1": 0.08, "allidb": 0.12, "sigtuple": 0.04}
+OWN_SHARE = 0.4  # of each laboratory that is added, before the shares are made to sum to one
 NEGATIVE_SHARE = 0.07
 OUTLIER_SHARE = 0.03
 OTHER_GROUND_SHARE = 0.3  # of the cells that have an outline
@@ -231,8 +232,8 @@ class Sampler:
                 self.by_lab[item.lab][label or "unnamed"].append(Draw(item, cell, cell.x, cell.y, label))
             self.platelets += [Draw(item, None, x, y, "platelet") for x, y in item.platelets]
             self.false_peaks += [Draw(item, None, x, y, "artefact") for x, y in false_peaks.get(index, [])]
-        self.labs = [lab for lab in LAB_SHARE if self.by_lab[lab]]
-        share = np.array([LAB_SHARE[lab] for lab in self.labs])
+        self.labs = [lab for lab, groups in self.by_lab.items() if groups]
+        share = np.array([LAB_SHARE.get(lab, OWN_SHARE) for lab in self.labs])
         self.share = share / share.sum()
 
     def draw(self, rng: np.random.Generator) -> Draw:
@@ -262,7 +263,7 @@ class Sampler:
     def empty(self, rng: np.random.Generator) -> Draw:
         """A place that shows red cells or the bare slide."""
         radius = int(7.0 / CELL_MICRONS_PER_PIXEL)
-        while True:
+        for _ in range(2000):
             item = self.fields[rng.integers(len(self.fields))]
             height, width = item.parts.shape
             x, y = rng.uniform(0, width), rng.uniform(0, height)
@@ -270,6 +271,8 @@ class Sampler:
             far = all((c.x - x) ** 2 + (c.y - y) ** 2 > (12 / CELL_MICRONS_PER_PIXEL) ** 2 for c in item.cells)
             if far and (around == BACKGROUND).all():
                 return Draw(item, None, x, y, "artefact")
+        # A laboratory of single cells without outlines knows no such place: a cell then, to be spoilt.
+        return replace(self.cell(rng), label="artefact", outlier=True)
 
     def ground(self, rng: np.random.Generator) -> np.ndarray:
         place = self.empty(rng)
@@ -475,11 +478,13 @@ def false_peaks(saliency: SaliencyNetwork, fields: list[Field], per_field: int =
     return result
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with pbc, bcisc, bccd …")
+    parser.add_argument("--data", type=Path, help="folder with pbc, bcisc, bccd …")
+    parser.add_argument("--own", type=Path, nargs="*", default=[], help="folders of other laboratories (data.read_laboratory)")
+    parser.add_argument("--microns-per-pixel", type=float, help="of the pictures in --own whose table does not say")
     parser.add_argument("--runs", type=Path, required=True, help="where runs and the data cache are kept")
-    parser.add_argument("--saliency", type=Path, required=True, help="checkpoint of the trained saliency network")
+    parser.add_argument("--saliency", type=Path, required=True, help="checkpoint or ONNX file of the saliency network")
     parser.add_argument("--name", default="sg-cldff")
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--draws", type=int, default=3000, help="crops an epoch")
@@ -495,11 +500,13 @@ def main() -> None:
     parser.add_argument("--without-attention", action="store_true")
     parser.add_argument("--without-fusion", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)
-    fields = load_fields(args.data, args.runs / "cache")
+    fields = load_fields(args.data, args.runs / "cache") if args.data else []
+    for folder in args.own:
+        fields += read_laboratory(folder, args.microns_per_pixel)
     args.bfloat16 = has_bfloat16()
     out = left_out(fields, args.leave_out, args.folds, args.fold)
     hidden = {id(item) for item in out}
@@ -507,7 +514,7 @@ def main() -> None:
     pooled = CROSS_VALIDATED if args.folds else ()
     train = [f for f in fields if (f.split == "train" or f.lab in pooled) and id(f) not in hidden]
     saliency = SaliencyNetwork().eval().requires_grad_(False)
-    saliency.load_state_dict(torch.load(args.saliency, map_location="cpu", weights_only=True)["average"])
+    start_from(saliency, args.saliency)
     sampler = Sampler(train, false_peaks(saliency, train))
     print(f"{len(sampler.false_peaks)} false peaks, {len(sampler.platelets)} platelets", flush=True)
     network = SGCLDFF(True, not args.without_prior, not args.without_attention, not args.without_fusion)
