@@ -3,7 +3,8 @@
     python -m leukodiff_training.crossval --runs DIR --out ../models/sg-cldff/VERSION/cross-validation.json
 
 `train.py --leave-out LAB` and `train.py --folds K --fold I` leave `left-out.npz` in their run's folder: a row a cell, with what the
-exported graph answers for the cell's centred crop. The saliency network of these runs had seen all laboratories; it knows no
+exported graph answers for the cell's centred crop at the true scale. `validation` is the same of a shipped model and the
+validation split: where Grad-CAM points, and the morphology, without the way through the service. The saliency network of these runs had seen all laboratories; it knows no
 classes.
 """
 
@@ -21,8 +22,8 @@ import numpy as np
 import torch
 
 from .constants import ATTRIBUTES, CLASS_INDEX, CLASSES, FIVE_PART, NUCLEUS, UNKNOWN
-from .data import Field
-from .export import CellGraph
+from .data import Field, load_fields
+from .export import CellGraph, load_networks
 from .saliency import SaliencyNetwork
 from .sgcldff import SGCLDFF
 from .statistics import area_under_curve, confusion, share
@@ -127,14 +128,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--data", type=Path, help="with --model: also what that model says of the validation cells")
+    parser.add_argument("--model", type=Path, help="folder of exported networks")
     args = parser.parse_args()
     report: dict[str, Any] = {
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} cores",
-        "command": "python -m leukodiff_training.crossval --runs DIR --out models/sg-cldff/VERSION/cross-validation.json",
+        "command": "python -m leukodiff_training.crossval --runs DIR --data DIR --model models/sg-cldff/VERSION --out FILE",
         "leaveOneLaboratoryOut": {},
         "crossValidated": {},
     }
+    if args.model and args.data:
+        saliency, network = load_networks(args.runs, str(args.model / "saliency.onnx"), str(args.model / "sg-cldff.onnx"))
+        inside = [item for item in load_fields(args.data, args.runs / "cache") if item.split == "val"]
+        report["validation"] = summary(answers(network, saliency, inside))
     folds, outside = [], []
     for folder in sorted(path.parent for path in args.runs.glob("*/left-out.npz")):
         plan = json.loads((folder / "plan.json").read_text())

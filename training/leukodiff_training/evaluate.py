@@ -8,7 +8,8 @@ Every image is posted as a laboratory would post it: no scale is given, nothing 
 * A crop's cell is the one whose box centre is nearest the crop's centre; no cell is an error.
 * PBC: 8 classes; a platelet image is right when no white cell is counted (`totalWbc` is 0).
 * BCISC: 5 classes on the single-cell crops that carry a class; any other answer is an error.
-* WBC intersection over union: pixels of that cell in its mask against the drawn mask; mean over images; 0 where no cell.
+* WBC intersection over union: pixels of that cell in its mask against the drawn cell nearest the crop's centre (a crop may
+  show, and its mask hold, several); mean over images; 0 where no cell is found.
 * BCCD: boxes of white cells (also unidentified ones) against drawn WBC boxes, greedy by confidence, intersection over union ≥ 0.5.
   Classes twice: as published, and as read again (`readings.csv`: both readers agreed; neither was a haematologist).
 * ALL-IDB fields: a blast is found when its centroid lies inside the mask of a found cell. Debris among the cells is left out. A
@@ -56,7 +57,7 @@ from .statistics import (
     mean,
     share,
 )
-from .train import ATTRIBUTE_COLUMNS
+from .train import ATTRIBUTE_COLUMNS, central_component
 
 # The bullets of this module's description, so that the report cannot state other rules than the code's reader sees.
 RULES = (__doc__ or "").split("\n\nIntervals")[0].split("\n* ")[1:]
@@ -269,7 +270,7 @@ def bcisc(service: Service, root: Path, ledger: Ledger) -> dict[str, Any]:
 
 
 def mask_overlap(service: Service, path: Path, image: dict[str, Any], cell: dict[str, Any] | None) -> float:
-    truth = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 64
+    truth = central_component(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 64)
     if cell is None:
         return 0.0
     found = service.mask(cell, truth.shape) > 0
