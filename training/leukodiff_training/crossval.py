@@ -3,9 +3,9 @@
     python -m leukodiff_training.crossval --runs DIR --out ../models/sg-cldff/VERSION/cross-validation.json
 
 `train.py --leave-out LAB` and `train.py --folds K --fold I` leave `left-out.npz` in their run's folder: a row a cell, with what the
-exported graph answers for the cell's centred crop at the true scale. `validation` is the same of a shipped model and the
-validation split: where Grad-CAM points, and the morphology, without the way through the service. The saliency network of these runs had seen all laboratories; it knows no
-classes.
+exported graph answers for the cell's centred crop at the true scale. The saliency network of these runs had seen all laboratories;
+it knows no classes. `--data` and `--model` add the same of a shipped model on the validation split: where Grad-CAM points, and the
+morphology, without the way through the service.
 """
 
 from __future__ import annotations
