@@ -96,7 +96,19 @@ describe('a synthetic field', () => {
       expect(cell.areaUm2).toBeCloseTo(cell.areaPx * 0.15 ** 2, 6);
       const values = Object.values(cell.probabilities);
       expect(values.reduce((a, b) => a + b, 0)).toBeCloseTo(1, 3);
+      // No drawn cell is unlike what was learnt from; a cell that is says less than its most probable class.
+      expect(cell.flags).not.toContain('out_of_distribution');
+      expect(cell.rejectScore).toBeLessThan(0.5);
       expect(cell.confidence).toBeCloseTo(Math.max(...values), 5);
+      if (isWhiteCell(cell.class)) {
+        expect(cell.morphology?.nuclearAreaRatio).toBeGreaterThan(0);
+        for (const { value, probability } of Object.values(cell.morphology?.attributes ?? {})) {
+          expect(value).not.toBe('');
+          expect(probability).toBeGreaterThan(0);
+          expect(probability).toBeLessThanOrEqual(1);
+        }
+      }
+      expect(cell.subtype === null).toBe(!['neutrophil', 'immature_granulocyte'].includes(cell.class));
       expect(cell.saliencyConsistency).toBeGreaterThanOrEqual(0);
       expect(cell.saliencyConsistency).toBeLessThanOrEqual(1);
       expect([cell.crop.width, cell.crop.height, cell.crop.data.length]).toEqual([160, 160, 76_800]);
@@ -221,6 +233,66 @@ describe('fields without white cells', () => {
     expect(whiteCells(analysis)).toEqual([]);
     expect(analysis.saliencyConsistency).toBeNull();
     expect(Number.isFinite(analysis.scale.workingMicronsPerPixel)).toBe(true);
+  });
+});
+
+/** `paint` gives the colour of each pixel, x and y in 0–1. */
+function painted(width: number, height: number, paint: (x: number, y: number) => readonly number[]): Promise<Buffer> {
+  const data = new Uint8Array(width * height * 3);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) data.set(paint(x / width, y / height), (y * width + x) * 3);
+  }
+  return png({ width, height, data });
+}
+
+/** A small linear congruential generator: the same numbers in every run. */
+function numbers(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+describe('fields from nowhere give no confident cells', () => {
+  const random = numbers(3);
+  const hills = (x: number, y: number) => 0.5 + 0.12 * Math.sin(9 * x) + 0.05 * Math.sin(31 * x + 2) < y;
+  it.each([
+    ['noise', () => painted(640, 480, () => [random() * 255, random() * 255, random() * 255])],
+    [
+      'a landscape',
+      () =>
+        painted(640, 480, (x, y) =>
+          hills(x, y) ? [60 + 40 * random(), 110 + 50 * random(), 40] : [120 + 60 * y, 170 + 40 * y, 235],
+        ),
+    ],
+    [
+      'a checked cloth',
+      () =>
+        painted(640, 480, (x, y) =>
+          (Math.floor(x * 32) + Math.floor(y * 24)) % 2 === 0 ? [130, 60, 150] : [235, 215, 220],
+        ),
+    ],
+    [
+      'a smear in colours of no stain',
+      async () =>
+        sharp(await png(smear()))
+          .negate({ alpha: false })
+          .png()
+          .toBuffer(),
+    ],
+    [
+      'a smear far out of focus',
+      async () =>
+        sharp(await png(smear()))
+          .blur(45)
+          .png()
+          .toBuffer(),
+    ],
+  ])('%s', async (_name, make) => {
+    const analysis = await vision.analyze(await make());
+    const sure = whiteCells(analysis).filter((cell) => cell.class !== 'unidentified' && cell.confidence >= 0.8);
+    expect(sure.map((cell) => `${cell.class} ${cell.confidence.toFixed(2)}`)).toEqual([]);
   });
 });
 
