@@ -121,8 +121,11 @@ export async function replayDelivery(
   });
 }
 
-/** Replays what an endpoint did not receive of the events since then, the oldest first; at most `REPLAY_LIMIT`. */
-export async function replayFailed(
+/**
+ * Replays what an endpoint did not receive of the events since then, the oldest first, at most `REPLAY_LIMIT`: what was
+ * given up begins again, and what waits for its next attempt is made now.
+ */
+export async function replayMissed(
   db: Database,
   laboratory: string,
   endpointId: string,
@@ -131,8 +134,10 @@ export async function replayFailed(
   const { rows } = await db.pool.query<{ id: string }>(
     `UPDATE deliveries SET status = 'pending', attempts = 0, next_attempt_at = now()
       WHERE id IN (SELECT id FROM deliveries
-                    WHERE endpoint_id = $1 AND laboratory = $2 AND status = 'failed' AND created_at >= $3
-                      AND event_type <> $5 ORDER BY id LIMIT $4 FOR UPDATE)
+                    WHERE endpoint_id = $1 AND laboratory = $2 AND created_at >= $3 AND event_type <> $5
+                      AND (status = 'failed' OR (status = 'pending' AND next_attempt_at > now()
+                                                 AND (claimed_until IS NULL OR claimed_until <= now())))
+                    ORDER BY id LIMIT $4 FOR UPDATE)
       RETURNING id`,
     [endpointId, laboratory, since, REPLAY_LIMIT, PING_EVENT],
   );

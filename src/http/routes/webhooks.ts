@@ -9,7 +9,7 @@ import {
   listDeliveries,
   REPLAY_LIMIT,
   replayDelivery,
-  replayFailed,
+  replayMissed,
 } from '../../storage/delivery-log.js';
 import { addPing } from '../../storage/events.js';
 import { loadSealer } from '../../storage/sealing.js';
@@ -317,7 +317,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
         operationId: 'replayWebhookEndpoint',
         tags,
         summary: 'Deliver again what an endpoint has missed',
-        description: `Every delivery since then that was given up begins its schedule again, with the same id and body; at most ${REPLAY_LIMIT} at once.`,
+        description: `Of the events since then, every delivery that was given up begins its schedule again, and every one that waits for its next attempt is made now; with the same id and body, at most ${REPLAY_LIMIT} at once.`,
         params: EndpointParams,
         querystring: ReplayQuery,
         response: { 202: jsonAnswer('They are on their way.', 'WebhookReplay') },
@@ -327,7 +327,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     async (request, reply) => {
       const endpoint = await endpointOf(request, request.params.id);
       if (!endpoint.enabled) throw new ProblemError('endpoint-disabled');
-      const ids = await replayFailed(database, laboratoryOf(request), endpoint.id, new Date(request.query.since));
+      const ids = await replayMissed(database, laboratoryOf(request), endpoint.id, new Date(request.query.since));
       await enqueue(request, ids);
       reply.code(202).header('cache-control', 'no-store');
       return { replayed: ids.length, more: ids.length === REPLAY_LIMIT };

@@ -11,7 +11,7 @@ import { createMetrics } from '../../../src/observability/metrics.js';
 import { pingEvent, WEBHOOK_EVENT_TYPES } from '../../../src/reporting/webhook-event.js';
 import { createAnalysis, type NewAnalysis, waitForCompletion } from '../../../src/storage/analyses.js';
 import { ATTEMPTS_PER_DESTINATION } from '../../../src/storage/deliveries.js';
-import { getDelivery, listDeliveries, replayDelivery, replayFailed } from '../../../src/storage/delivery-log.js';
+import { getDelivery, listDeliveries, replayDelivery, replayMissed } from '../../../src/storage/delivery-log.js';
 import { addPing } from '../../../src/storage/events.js';
 import { newWebhookSecret } from '../../../src/storage/secrets.js';
 import {
@@ -278,9 +278,13 @@ describe(`trouble of a receiver, queue on ${QUEUE_BACKEND}`, () => {
     expect(await replayDelivery(test.database, 'other-laboratory', missed?.id ?? '')).toBeNull();
 
     await updateEndpoint(test.database, LAB, id, { enabled: true });
-    expect(await replayFailed(test.database, LAB, id, new Date(Date.now() + 1_000))).toEqual([]);
-    const ids = await replayFailed(test.database, LAB, id, new Date(Date.now() - 60_000));
+    expect(await replayMissed(test.database, LAB, id, new Date(Date.now() + 1_000))).toEqual([]);
+    const ids = await replayMissed(test.database, LAB, id, new Date(Date.now() - 60_000));
     expect(ids).toHaveLength(2);
+    // They are due now, and nothing is left to replay.
+    expect(await replayMissed(test.database, LAB, id, new Date(0))).toEqual([]);
+    await test.database.pool.query(`UPDATE deliveries SET next_attempt_at = now() + interval '5 hours'`);
+    expect(await replayMissed(test.database, LAB, id, new Date(0))).toEqual(ids);
     for (const one of ids) await queues.addDelivery(one, { again: true });
     await arrived(hook, 3);
     await expect.poll(() => statuses(id), { timeout: WAIT_MS }).toEqual(['delivered', 'delivered']);
