@@ -25,9 +25,9 @@ export const PROBLEMS = {
       'Send multipart/form-data whose Content-Type header names the boundary that the body uses, complete to its closing boundary. Let the HTTP library set the header. Example: curl -F images=@smear.jpg http://127.0.0.1:3000/analyze',
   },
   'malformed-json': {
-    title: 'The body is not JSON',
+    title: 'The JSON body cannot be read',
     status: 400,
-    advice: 'Send the body as JSON in UTF-8, with Content-Type: application/json.',
+    advice: 'Send one JSON object, with Content-Type: application/json.',
   },
   'unknown-field': {
     title: 'The form has a field that does not exist',
@@ -139,11 +139,6 @@ export const PROBLEMS = {
   },
   'invalid-fields': {
     title: 'Form fields are missing or have values that cannot be used',
-    status: 422,
-    advice: 'Nothing was stored. Correct the fields named in `errors` and send the request again.',
-  },
-  'invalid-body': {
-    title: 'The body has values that cannot be used',
     status: 422,
     advice: 'Nothing was stored. Correct the fields named in `errors` and send the request again.',
   },

@@ -55,13 +55,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   // Everywhere else a body means nothing; here it is JSON and nothing else.
   app.register(async (scope) => {
     scope.removeAllContentTypeParsers();
-    scope.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, text, done) => {
-      try {
-        done(null, JSON.parse(String(text)));
-      } catch (error) {
-        done(new ProblemError('malformed-json', { cause: error }));
-      }
-    });
+    scope.addContentTypeParser('application/json', { parseAs: 'string' }, scope.getDefaultJsonParser('error', 'error'));
     scope.addContentTypeParser('*', (_request, _payload, done) => {
       done(new ProblemError('unsupported-media-type', { detail: 'Send the body as application/json.' }));
     });
@@ -87,7 +81,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
           ...problems(
             'malformed-json',
             'invalid-parameters',
-            'invalid-body',
+            'invalid-fields',
             'too-many-endpoints',
             'request-too-large',
             'unsupported-media-type',
@@ -131,7 +125,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
             'malformed-json',
             'invalid-parameters',
             'webhook-endpoint-not-found',
-            'invalid-body',
+            'invalid-fields',
             'request-too-large',
             'unsupported-media-type',
           ),
@@ -427,7 +421,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
 }
 
 function badAddress(detail: string): ProblemError {
-  return new ProblemError('invalid-body', { detail: `url: ${detail}`, errors: [{ field: 'url', detail }] });
+  return new ProblemError('invalid-fields', { detail: `url: ${detail}`, errors: [{ field: 'url', detail }] });
 }
 
 function found(endpoint: WebhookEndpoint | null): WebhookEndpoint {

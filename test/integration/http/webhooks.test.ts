@@ -95,21 +95,22 @@ describe('an endpoint', () => {
 
   it.each([
     ['not JSON', '{', 400, 'malformed-json'],
-    ['an array', '[]', 422, 'invalid-body'],
-    ['no address', '{}', 422, 'invalid-body'],
-    ['an unknown field', `{"url":"${URL_1}","secret":"whsec_mine"}`, 422, 'invalid-body'],
-    ['an unknown event', `{"url":"${URL_1}","eventTypes":["analysis.other"]}`, 422, 'invalid-body'],
-    ['no event', `{"url":"${URL_1}","eventTypes":[]}`, 422, 'invalid-body'],
+    ['an array', '[]', 422, 'invalid-fields'],
+    ['no address', '{}', 422, 'invalid-fields'],
+    ['an unknown field', `{"url":"${URL_1}","secret":"whsec_mine"}`, 422, 'invalid-fields'],
+    ['an unknown event', `{"url":"${URL_1}","eventTypes":["analysis.other"]}`, 422, 'invalid-fields'],
+    ['no event', `{"url":"${URL_1}","eventTypes":[]}`, 422, 'invalid-fields'],
     [
       'the same event twice',
       `{"url":"${URL_1}","eventTypes":["analysis.failed","analysis.failed"]}`,
       422,
-      'invalid-body',
+      'invalid-fields',
     ],
-    ['an address that is too long', `{"url":"https://1.1.1.1/${'x'.repeat(2048)}"}`, 422, 'invalid-body'],
-    ['a description with a line break', `{"url":"${URL_1}","description":"a\\nb"}`, 422, 'invalid-body'],
-    ['another prototype', `{"url":"${URL_1}","__proto__":{"enabled":false}}`, 422, 'invalid-body'],
-    ['a host that does not exist', '{"url":"https://no-such-host.invalid/"}', 422, 'invalid-body'],
+    ['an address that is too long', `{"url":"https://1.1.1.1/${'x'.repeat(2048)}"}`, 422, 'invalid-fields'],
+    ['a description with a line break', `{"url":"${URL_1}","description":"a\\nb"}`, 422, 'invalid-fields'],
+    ['another prototype', `{"url":"${URL_1}","__proto__":{"enabled":false}}`, 400, 'malformed-json'],
+    ['nothing', '', 400, 'malformed-json'],
+    ['a host that does not exist', '{"url":"https://no-such-host.invalid/"}', 422, 'invalid-fields'],
     [
       'more than a body may have',
       JSON.stringify({ url: URL_1, description: 'x'.repeat(70_000) }),
@@ -170,7 +171,7 @@ describe('an address that leads inwards', () => {
     const { id } = (await create({ url: URL_1 })).json();
     for (const url of REFUSED_URLS.map((one) => atPort(one, 8080))) {
       for (const response of [await create({ url }), await change(id, { url })]) {
-        expect([response.statusCode, slugOf(response)], url).toEqual([422, 'invalid-body']);
+        expect([response.statusCode, slugOf(response)], url).toEqual([422, 'invalid-fields']);
         expect(response.json().errors, url).toMatchObject([{ field: 'url' }]);
       }
     }
