@@ -41,6 +41,7 @@ const COMPOSED: readonly string[] = [
   'vision',
   'hematology',
   'reporting',
+  'outbound',
   'observability',
   'config',
   'errors',
@@ -60,6 +61,8 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   },
   // The errors that every layer may throw: a stable code and a sentence that says what to do.
   errors: { layers: [], types: [], packages: [], node: false },
+  // The way out of the service: which addresses may be called, and connections to those alone.
+  outbound: { layers: ['errors'], types: [], packages: ['undici'], node: true },
   observability: {
     layers: ['errors'],
     types: ['config'],
@@ -75,19 +78,22 @@ const LAYERS: Readonly<Record<string, Rule>> = {
     node: true,
   },
   jobs: {
-    layers: ['storage', 'vision', 'hematology', 'reporting', 'observability', 'errors'],
+    layers: ['storage', 'vision', 'hematology', 'reporting', 'outbound', 'observability', 'errors'],
     types: ['config'],
     packages: ['bullmq', 'ioredis', 'undici', 'standardwebhooks'],
     packageTypes: ['pino', 'prom-client'],
     node: true,
   },
-  // Parse, call, answer. Of jobs it sees only the way to enqueue; of vision the probe of an image's header, and the renderer.
+  // Parse, call, answer. Of jobs it sees only the way to enqueue; of the way out, what judges an address; of vision the probe of an image's header, and the renderer.
   http: {
     layers: [
       'storage',
       'jobs/queues',
+      'jobs/announce-event',
       'hematology',
       'reporting',
+      'outbound/address-policy',
+      'outbound/lookup',
       'vision/render',
       'vision/decode',
       'vision/errors',
@@ -107,7 +113,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   },
   // Version and root of the package.
   version: { layers: [], types: [], packages: [], node: true },
-  config: { layers: ['errors'], types: [], packages: [], node: true },
+  config: { layers: ['errors', 'outbound/address-policy'], types: [], packages: [], node: true },
   main: {
     layers: ['commands', ...COMPOSED],
     types: [],

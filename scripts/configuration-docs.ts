@@ -34,6 +34,6 @@ if (process.argv.includes('--check')) {
 
 /** A default that depends on the machine is told by the meaning, so that the page is the same everywhere. */
 function defaultOf({ default: value, meaning }: ConfigVariable): string {
-  if (value === null) return 'not set';
+  if (value === null || value === '') return 'not set';
   return meaning.includes('Default:') ? '–' : `\`${value}\``;
 }

@@ -3,7 +3,7 @@
  *
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
  * - the browser test of /docs (Chromium)
- * - the training package's tests (Python, from .venv)
+ * - the training package's tests, and what clients in Python make of the service (Python, from .venv)
  *
  *     npm run test:all
  *     npm run test:all -- --beyond     without `npm test`, where that ran before
@@ -63,10 +63,13 @@ function browserTests() {
 
 function pythonTests() {
   if (!existsSync(PYTHON)) {
-    failures.push(`training: no ${PYTHON} (python3 -m venv .venv && .venv/bin/pip install -e 'training[test]')`);
+    failures.push(
+      `training: no ${PYTHON} (python3 -m venv .venv && .venv/bin/pip install -e 'training[test]' -r test/python/requirements.txt)`,
+    );
     return;
   }
-  run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training']);
+  run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training', 'test/python']);
+  run('clients', PYTHON, ['-m', 'pytest', 'test/python', '-q', `--junitxml=${join(REPORTS, 'clients.xml')}`]);
   run('training', PYTHON, ['-m', 'pytest', 'training', '-q', `--junitxml=${join(REPORTS, 'training.xml')}`]);
 }
 

@@ -6,6 +6,7 @@ import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ExpectedError } from './errors.js';
+import { type Network, type PortRange, parseNetworks, parsePorts } from './outbound/address-policy.js';
 
 export type ExecutionProviderSetting = 'auto' | 'cuda' | 'cpu';
 export type LogFormat = 'auto' | 'json' | 'pretty';
@@ -40,8 +41,14 @@ export interface Config {
   readonly retentionDays: number;
   readonly maxAnalysisAgeMinutes: number;
   readonly shutdownTimeoutSeconds: number;
-  /** `whsec_…`; undefined: one is made and kept in the data folder. */
+  /** `whsec_…`, or two of them with a space between; undefined: one is made and kept in the data folder. */
   readonly webhookSecret: string | undefined;
+  /** 32 bytes in base64; undefined: one is made and kept in the data folder. */
+  readonly webhookEncryptionKey: string | undefined;
+  /** May be called besides public addresses. */
+  readonly webhookNetworks: readonly Network[];
+  readonly webhookPorts: readonly PortRange[];
+  readonly webhookDisableAfterDays: number;
   readonly logLevel: LogLevel;
   readonly logFormat: LogFormat;
   /** Where receivers of webhooks reach this service; undefined: links are relative. */
@@ -191,8 +198,36 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'WEBHOOK_SECRET',
     'webhookSecret',
     null,
-    'Secret that signs webhooks (whsec_ and 24 to 64 bytes in base64). Not set: one is made and kept in DATA_DIR/webhook-secret.',
+    'Secret that signs webhooks to callback addresses (whsec_ and 24 to 64 bytes in base64); two of them, the new one first and a space between, sign side by side during a change. Not set: one is made and kept in DATA_DIR/webhook-secret.',
     webhookSecret,
+  ),
+  variable(
+    'WEBHOOK_ENCRYPTION_KEY',
+    'webhookEncryptionKey',
+    null,
+    'Key that seals the secrets of webhook endpoints in the database (32 bytes in base64), the same for all processes. Not set: one is made and kept in DATA_DIR/webhook-encryption-key.',
+    encryptionKey,
+  ),
+  variable(
+    'WEBHOOK_ALLOW_NETWORKS',
+    'webhookNetworks',
+    '',
+    'Networks that webhooks may be sent to besides public addresses, in CIDR form: 10.20.0.0/16,fd12:3456::/32. A LIS on this machine: 127.0.0.0/8,::1/128. Cloud metadata and multicast addresses are refused in any case.',
+    parseNetworks,
+  ),
+  variable(
+    'WEBHOOK_PORTS',
+    'webhookPorts',
+    '80,443,1024-65535',
+    'Ports and ranges of ports that webhooks may be sent to; the default leaves out those of mail, remote shells and the like.',
+    parsePorts,
+  ),
+  variable(
+    'WEBHOOK_DISABLE_AFTER_DAYS',
+    'webhookDisableAfterDays',
+    '5',
+    'A webhook endpoint is disabled when it has received nothing for this many days although it was tried at least ten times.',
+    integer(1, 365),
   ),
   variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
   variable(
@@ -277,9 +312,17 @@ function hostName(text: string): string {
 }
 
 function webhookSecret(text: string): string {
-  const bytes = Buffer.from(text.replace(/^whsec_/, ''), 'base64').length;
-  if (!/^whsec_[A-Za-z0-9+/]+={0,2}$/.test(text) || bytes < 24 || bytes > 64) {
-    throw new Error('must be whsec_ followed by 24 to 64 bytes in base64');
+  const secrets = text.split(/\s+/);
+  for (const secret of secrets) {
+    const bytes = Buffer.from(secret.replace(/^whsec_/, ''), 'base64').length;
+    if (!/^whsec_[A-Za-z0-9+/]+={0,2}$/.test(secret) || bytes < 24 || bytes > 64 || secrets.length > 2) {
+      throw new Error('must be whsec_ followed by 24 to 64 bytes in base64, or two of these with a space between');
+    }
   }
+  return secrets.join(' ');
+}
+
+function encryptionKey(text: string): string {
+  if (!/^[A-Za-z0-9+/]{43}=$/.test(text)) throw new Error('must be 32 bytes in base64 (openssl rand -base64 32)');
   return text;
 }

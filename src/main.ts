@@ -57,7 +57,7 @@ program
 
 program.addHelpText('after', () => {
   const rows = CONFIG_VARIABLES.map(({ name, default: fallback, meaning }) => {
-    const given = fallback === null ? '' : ` [${fallback}]`;
+    const given = fallback === null || fallback === '' ? '' : ` [${fallback}]`;
     return `  ${name.padEnd(26)}${meaning}${given}`;
   });
   return `\nEnvironment:\n${rows.join('\n')}`;

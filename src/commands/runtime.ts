@@ -8,6 +8,7 @@ import { createLogger, type Logger } from '../observability/logger.js';
 import { createMetrics, type Metrics } from '../observability/metrics.js';
 import { countQueued } from '../storage/analyses.js';
 import { type Database, openDatabase } from '../storage/database.js';
+import { loadSealer } from '../storage/sealing.js';
 import { createVision, ExecutionProviderError, ModelError, type ModelInfo } from '../vision/index.js';
 import { loadModel } from '../vision/manifest.js';
 
@@ -57,7 +58,8 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       steps.push(() => vision.close());
       model = vision.model;
       webhookSecret = loadWebhookSecret(config);
-      const jobs = startWorker({ config, db, queues, vision, metrics, log, webhookSecret: webhookSecret.value });
+      const secrets = { webhookSecret: webhookSecret.value, sealer: loadSealer(config) };
+      const jobs = startWorker({ config, db, queues, vision, metrics, log, ...secrets });
       steps.push(() => jobs.close(config.shutdownTimeoutSeconds * 1000));
     } else {
       model = await describeModel(config);

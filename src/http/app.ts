@@ -16,9 +16,10 @@ import { registerHealth } from './routes/health.js';
 import { registerHome } from './routes/home.js';
 import { registerImages } from './routes/images.js';
 import { registerMetrics } from './routes/metrics.js';
+import { registerWebhooks } from './routes/webhooks.js';
 import type { App } from './types.js';
 
-/** Longest body of a request that is no upload. None has a body, so this only bounds what is thrown away. */
+/** Longest body of a request that is no upload: a webhook endpoint's, or one that is thrown away. */
 const BODY_LIMIT_BYTES = 64 * 1024;
 
 /** How much longer than an upload may take the connection itself is kept, as the last line against slow senders. */
@@ -59,7 +60,7 @@ export async function buildApp(deps: HttpDeps): Promise<App> {
 
   registerErrors(app);
   registerRequests(app, deps.metrics);
-  // Only uploads have a body. Anything else that comes with one is answered as if it had none, and read to its end.
+  // Only uploads and webhook endpoints have a body. Anything else that comes with one is answered as if it had none, and read to its end.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, _payload, done) => done(null));
   await app.register(multipart);
@@ -73,6 +74,7 @@ export async function buildApp(deps: HttpDeps): Promise<App> {
   registerAnalyses(app, deps);
   registerImages(app, deps);
   registerCells(app, deps);
+  registerWebhooks(app, deps);
   registerHealth(app, deps);
   registerMetrics(app, deps);
   await app.ready();

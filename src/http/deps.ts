@@ -18,6 +18,9 @@ export type HttpConfig = Pick<
   | 'maxQueueDepth'
   | 'maxWaitSeconds'
   | 'uploadTimeoutSeconds'
+  | 'webhookEncryptionKey'
+  | 'webhookNetworks'
+  | 'webhookPorts'
 >;
 
 /** One thing that must work before this process can serve. */

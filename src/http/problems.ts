@@ -24,6 +24,11 @@ export const PROBLEMS = {
     advice:
       'Send multipart/form-data whose Content-Type header names the boundary that the body uses, complete to its closing boundary. Let the HTTP library set the header. Example: curl -F images=@smear.jpg http://127.0.0.1:3000/analyze',
   },
+  'malformed-json': {
+    title: 'The JSON body cannot be read',
+    status: 400,
+    advice: 'Send one JSON object, with Content-Type: application/json.',
+  },
   'unknown-field': {
     title: 'The form has a field that does not exist',
     status: 400,
@@ -54,6 +59,17 @@ export const PROBLEMS = {
     status: 404,
     advice: 'GET /analyses/{id}/cells lists the cells with their ids.',
   },
+  'webhook-endpoint-not-found': {
+    title: 'There is no such webhook endpoint',
+    status: 404,
+    advice: 'GET /webhook-endpoints lists the endpoints with their ids.',
+  },
+  'delivery-not-found': {
+    title: 'There is no such delivery',
+    status: 404,
+    advice:
+      'GET /webhook-endpoints/{id}/deliveries lists them. They are removed with their analysis or their endpoint.',
+  },
   'method-not-allowed': {
     title: 'This address does not take this method',
     status: 405,
@@ -78,6 +94,16 @@ export const PROBLEMS = {
     title: 'The image could not be analysed',
     status: 409,
     advice: 'There is nothing to draw for this image. GET /analyses/{id} states why under images[].problem.',
+  },
+  'endpoint-disabled': {
+    title: 'The webhook endpoint is disabled',
+    status: 409,
+    advice: 'Enable it first: PATCH /webhook-endpoints/{id} with {"enabled": true}. `disabledReason` says why it is.',
+  },
+  'too-many-endpoints': {
+    title: 'The laboratory has too many webhook endpoints',
+    status: 409,
+    advice: 'Delete an endpoint that is not used any more.',
   },
   'too-many-images': {
     title: 'The request has too many images',

@@ -1,25 +1,32 @@
 /**
- * The job `deliver`: an event to its callback address, signed after Standard Webhooks
+ * The job `deliver`: an event to one of its receivers, signed after Standard Webhooks
  * (https://www.standardwebhooks.com). Id and body stay the same over all attempts; the timestamp is the attempt's.
  */
 import { DelayedError } from 'bullmq';
 import type { Logger } from 'pino';
-import { Webhook } from 'standardwebhooks';
-import { request } from 'undici';
+import { type Dispatcher, request } from 'undici';
+import type { Config } from '../config.js';
 import type { Metrics } from '../observability/metrics.js';
+import { refuseUrl } from '../outbound/address-policy.js';
+import { AddressRefusedError } from '../outbound/lookup.js';
 import type { Database } from '../storage/database.js';
 import {
+  type AttemptResult,
   claimDelivery,
   type Delivery,
-  markAttemptFailed,
-  markDelivered,
-  nextAttemptAt,
+  endAttempt,
+  type Lane,
+  PING_EVENT,
 } from '../storage/deliveries.js';
-import type { QueueJob } from './queues.js';
+import { messageIdOf } from '../storage/delivery-log.js';
+import type { Sealer } from '../storage/sealing.js';
+import type { QueueJob, Queues } from './queues.js';
+import { signatures } from './webhook-secret.js';
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
 const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
 
 /** Waits before the second and every later attempt, as Standard Webhooks recommends: three days in all. */
 export const RETRY_SCHEDULE_MS = [
@@ -35,49 +42,70 @@ export const RETRY_SCHEDULE_MS = [
 ] as const;
 /** Spread, so that receivers who were down are not met by all deliveries at once. */
 const JITTER = 0.2;
-const TIMEOUT_MS = 20 * SECOND;
+/** For the whole attempt. Standard Webhooks: 15 to 30 seconds. */
+const TIMEOUT_MS = 15 * SECOND;
 /** A claim outlives its attempt by this. */
-const LEASE_MS = TIMEOUT_MS + 20 * SECOND;
+const LEASE_SLACK_MS = 20 * SECOND;
 const LONGEST_RETRY_AFTER_MS = 24 * HOUR;
 
 export interface DeliverDeps {
+  readonly config: Pick<Config, 'webhookNetworks' | 'webhookPorts' | 'webhookDisableAfterDays'>;
   readonly db: Database;
+  readonly queues: Pick<Queues, 'addDelivery'>;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** Signs what goes to callback addresses; two during a change, separated by a space. */
   readonly webhookSecret: string;
+  readonly sealer: Sealer;
+  /** Connects to allowed addresses only. */
+  readonly agent: Dispatcher;
   /** Default `RETRY_SCHEDULE_MS`. */
   readonly retryScheduleMs?: readonly number[];
+  /** Default `TIMEOUT_MS`. */
+  readonly attemptTimeoutMs?: number;
 }
 
-export async function deliver(deps: DeliverDeps, job: QueueJob<'leukodiff-deliveries'>, token: string): Promise<void> {
-  const { db, metrics, log } = deps;
+export type DeliveryJob = QueueJob<'leukodiff-deliveries' | 'leukodiff-failing-deliveries'>;
+
+export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, token: string): Promise<void> {
+  const { config, db, queues, metrics, log, attemptTimeoutMs = TIMEOUT_MS } = deps;
   const { deliveryId } = job.data;
-  const delivery = await claimDelivery(db, deliveryId, LEASE_MS);
-  if (delivery === null) {
-    const due = await nextAttemptAt(db, deliveryId);
-    if (due === null) return;
-    return postpone(job, due, token);
+  const claim = await claimDelivery(db, deliveryId, { leaseMs: attemptTimeoutMs + LEASE_SLACK_MS, lane });
+  switch (claim.kind) {
+    case 'none':
+    case 'busy':
+      return;
+    case 'later':
+      return postpone(job, claim.at, token);
+    case 'failing':
+      return queues.addDelivery(deliveryId, { lane: 'failing' });
   }
-  const attempt = await post(delivery, deps.webhookSecret);
+  const { delivery } = claim;
+  const attempt = await post(deps, delivery, attemptTimeoutMs);
+  const schedule = delivery.eventType === PING_EVENT ? [] : (deps.retryScheduleMs ?? RETRY_SCHEDULE_MS);
+  const due = attempt.ok || attempt.final ? null : nextAttempt(delivery.attempts, attempt.retryAfterMs, schedule);
+  const ended = await endAttempt(db, delivery, attempt, {
+    nextAttemptAt: due,
+    disableAfterMs: config.webhookDisableAfterDays * DAY,
+  });
+  const facts = { deliveryId, attempt: delivery.attempts, httpStatus: attempt.httpStatus };
   if (attempt.ok) {
-    await markDelivered(db, deliveryId, { httpStatus: attempt.httpStatus, error: null });
     metrics.deliveries.inc({ outcome: 'delivered' });
-    log.info({ deliveryId, attempt: delivery.attempts, httpStatus: attempt.httpStatus }, 'webhook delivered');
-    return;
+    log.info(facts, 'webhook delivered');
+  } else {
+    metrics.deliveries.inc({ outcome: due === null ? 'failed' : 'retry' });
+    log.warn({ ...facts, reason: attempt.error, next: due }, 'webhook not delivered');
   }
-  const due = attempt.final
-    ? null
-    : nextAttempt(delivery.attempts, attempt.retryAfterMs, deps.retryScheduleMs ?? RETRY_SCHEDULE_MS);
-  await markAttemptFailed(db, deliveryId, attempt, due);
-  metrics.deliveries.inc({ outcome: due === null ? 'failed' : 'retry' });
-  log.warn(
-    { deliveryId, attempt: delivery.attempts, httpStatus: attempt.httpStatus, reason: attempt.error, next: due },
-    'webhook not delivered',
-  );
-  if (due !== null) await postpone(job, due, token);
+  if (ended.disabled !== null) {
+    log.warn({ endpointId: delivery.endpoint?.id, reason: ended.disabled }, 'webhook endpoint disabled');
+  }
+  for (const id of ended.waiting) {
+    await queues.addDelivery(id, { lane: ended.failing ? 'failing' : 'prompt', again: true });
+  }
+  if (due !== null && ended.disabled === null) await postpone(job, due, token);
 }
 
-async function postpone(job: QueueJob<'leukodiff-deliveries'>, due: Date, token: string): Promise<never> {
+async function postpone(job: DeliveryJob, due: Date, token: string): Promise<never> {
   await job.moveToDelayed(Math.max(due.getTime(), Date.now() + 100), token);
   throw new DelayedError();
 }
@@ -95,61 +123,64 @@ export function nextAttempt(
   return new Date(nowMs + Math.max(spread, Math.min(retryAfterMs ?? 0, LONGEST_RETRY_AFTER_MS)));
 }
 
-interface PostResult {
-  readonly ok: boolean;
-  readonly httpStatus: number | null;
-  /** Never the answer's content: it is not ours to log. */
-  readonly error: string | null;
+interface PostResult extends AttemptResult {
   /** No further attempt can succeed. */
   readonly final: boolean;
   readonly retryAfterMs: number | null;
 }
 
-async function post(delivery: Delivery, secret: string): Promise<PostResult> {
-  const failure = { ok: false, httpStatus: null, final: false, retryAfterMs: null };
-  const refused = refuseUrl(delivery.url);
-  if (refused !== null) return { ...failure, error: refused, final: true };
+async function post(deps: DeliverDeps, delivery: Delivery, timeoutMs: number): Promise<PostResult> {
+  const { config, agent } = deps;
+  const begun = performance.now();
+  const failed = (error: string, final = false): PostResult => ({
+    ...{ ok: false, gone: false, httpStatus: null, retryAfterMs: null },
+    ...{ error, final, durationMs: performance.now() - begun },
+  });
+  const refused = refuseUrl(delivery.url, { allow: config.webhookNetworks, ports: config.webhookPorts });
+  if (refused !== null) return failed(refused, true);
+  let secrets: readonly string[];
+  try {
+    secrets = secretsOf(deps, delivery);
+  } catch {
+    return failed('the secret cannot be opened: every process needs the same WEBHOOK_ENCRYPTION_KEY');
+  }
   const timestamp = new Date();
-  const id = `msg_${delivery.id}`;
+  const id = messageIdOf(delivery.id);
   try {
     // Not `fetch`: that follows redirects, which could lead where the address itself would not have been allowed, and
     // refuses ports that browsers keep from web pages.
     const { statusCode, headers, body } = await request(delivery.url, {
+      dispatcher: agent,
       method: 'POST',
       headers: {
         'content-type': 'application/json',
         'user-agent': 'Leukodiff',
         'webhook-id': id,
         'webhook-timestamp': String(Math.floor(timestamp.getTime() / 1000)),
-        'webhook-signature': new Webhook(secret).sign(id, timestamp, delivery.body),
+        'webhook-signature': signatures(secrets, id, timestamp, delivery.body),
       },
       body: delivery.body,
-      signal: AbortSignal.timeout(TIMEOUT_MS),
+      signal: AbortSignal.timeout(timeoutMs),
     });
     // The answer's content is of no interest; reading a little of it lets the connection be used again.
     await body.dump({ limit: 16 * 1024 }).catch(() => undefined);
     const ok = statusCode >= 200 && statusCode < 300;
+    // Gone: the receiver wants no more of this.
+    const gone = statusCode === 410;
     const retryAfter = headers['retry-after'];
     return {
-      ok,
-      httpStatus: statusCode,
+      ...{ ok, gone, final: gone, httpStatus: statusCode, durationMs: performance.now() - begun },
       error: ok ? null : `the receiver answered ${statusCode}`,
-      // Gone: the receiver wants no more of this.
-      final: statusCode === 410,
       retryAfterMs: retryAfterMs(typeof retryAfter === 'string' ? retryAfter : null),
     };
   } catch (error) {
-    return { ...failure, error: connectionError(error) };
+    return failed(connectionError(error, timeoutMs));
   }
 }
 
-/** Why an address is not called at all; null: it is. */
-export function refuseUrl(text: string): string | null {
-  if (!URL.canParse(text)) return 'the callback address is not a URL';
-  const url = new URL(text);
-  if (url.protocol !== 'http:' && url.protocol !== 'https:') return 'the callback address is neither http nor https';
-  if (url.username !== '' || url.password !== '') return 'the callback address carries credentials';
-  return null;
+function secretsOf({ sealer, webhookSecret }: DeliverDeps, { endpoint }: Delivery): readonly string[] {
+  if (endpoint === null) return webhookSecret.split(/\s+/);
+  return endpoint.secrets.map((sealed) => sealer.open(sealed, endpoint.id));
 }
 
 /** Seconds or a date; null for anything else. */
@@ -160,8 +191,10 @@ export function retryAfterMs(header: string | null, nowMs = Date.now()): number 
   return Number.isNaN(date) ? null : Math.max(0, date - nowMs);
 }
 
-function connectionError(error: unknown): string {
+/** For the delivery log: no address, no content. */
+function connectionError(error: unknown, timeoutMs: number): string {
   if (!(error instanceof Error)) return String(error);
-  if (error.name === 'TimeoutError') return `no answer in ${TIMEOUT_MS / SECOND} s`;
+  if (error instanceof AddressRefusedError) return `refused: ${error.message} (WEBHOOK_ALLOW_NETWORKS)`;
+  if (error.name === 'TimeoutError') return `no answer in ${timeoutMs / SECOND} s`;
   return 'code' in error ? String(error.code) : error.message;
 }

@@ -3,9 +3,10 @@ import type { Logger } from 'pino';
 import { differential } from '../hematology/differential.js';
 import { reviewRules } from '../hematology/review-rules.js';
 import type { Metrics } from '../observability/metrics.js';
-import { analysisEvent } from '../reporting/webhook-event.js';
+import { endingEvents } from '../reporting/webhook-event.js';
 import type { Database } from '../storage/database.js';
 import type { AnalysisDocument, StoredProblem } from '../storage/documents.js';
+import type { StoredEvent } from '../storage/events.js';
 import {
   type Findings,
   type Finished,
@@ -13,6 +14,7 @@ import {
   finishAnalysis as finishInStorage,
   type Outcome,
 } from '../storage/results.js';
+import { toStored } from './announce-event.js';
 import { allImagesFailed, IMAGE_INTERRUPTED } from './problems.js';
 import type { Queues } from './queues.js';
 
@@ -24,25 +26,25 @@ export interface FinishDeps {
   readonly publicUrl: string | undefined;
 }
 
-/** May run twice: the first run's result stands, and its delivery is enqueued again if it is still to be made. */
+/** May run twice: the first run's result stands, and its deliveries are enqueued again if they are still to be made. */
 export async function finishAnalysis(deps: FinishDeps, analysisId: string): Promise<void> {
   const finished = await finishInStorage(deps.db, analysisId, {
     conclude,
     interrupted: IMAGE_INTERRUPTED,
-    eventOf: (document) => eventOf(document, deps.publicUrl),
+    eventsOf: (document) => eventsOf(document, deps.publicUrl),
   });
   if (finished !== null) await announce(deps, finished);
 }
 
 /** Ends an analysis that cannot be brought to a result. */
 export async function giveUpAnalysis(deps: FinishDeps, analysisId: string, problem: StoredProblem): Promise<void> {
-  const finished = await failAnalysis(deps.db, analysisId, problem, (document) => eventOf(document, deps.publicUrl));
+  const finished = await failAnalysis(deps.db, analysisId, problem, (document) => eventsOf(document, deps.publicUrl));
   if (finished !== null) await announce(deps, finished);
 }
 
 async function announce(
   { queues, metrics, log }: FinishDeps,
-  { document, deliveryId, changed }: Finished,
+  { document, deliveryIds, changed }: Finished,
 ): Promise<void> {
   if (changed) {
     const durationMs = Date.parse(document.completedAt ?? document.createdAt) - Date.parse(document.createdAt);
@@ -53,7 +55,7 @@ async function announce(
       'analysis ended',
     );
   }
-  if (deliveryId !== null) await queues.addDelivery(deliveryId);
+  for (const id of deliveryIds) await queues.addDelivery(id);
 }
 
 /** Pure: what was found in, differential and review out. Completes as long as one image could be analysed. */
@@ -64,7 +66,6 @@ export function conclude(findings: Findings): Outcome {
   return { status: 'completed', differential: counted, review: reviewRules({ differential: counted, cells, images }) };
 }
 
-function eventOf(document: AnalysisDocument, publicUrl: string | undefined): { type: string; body: string } {
-  const event = analysisEvent(document, publicUrl);
-  return { type: event.type, body: JSON.stringify(event) };
+function eventsOf(document: AnalysisDocument, publicUrl: string | undefined): readonly StoredEvent[] {
+  return endingEvents(document, publicUrl).map(toStored);
 }

@@ -17,10 +17,17 @@ import {
 } from 'bullmq';
 import type { Logger } from 'pino';
 import { ExpectedError } from '../errors.js';
+import type { Lane } from '../storage/deliveries.js';
 import type { Priority } from '../storage/documents.js';
 import { openQueuePool } from '../storage/queue-pool.js';
 
-export const QUEUE_NAMES = ['leukodiff-images', 'leukodiff-analyses', 'leukodiff-deliveries'] as const;
+export const QUEUE_NAMES = [
+  'leukodiff-images',
+  'leukodiff-analyses',
+  'leukodiff-deliveries',
+  // Deliveries to receivers that fail: waiting for these must not use up the places of the others.
+  'leukodiff-failing-deliveries',
+] as const;
 export type QueueName = (typeof QUEUE_NAMES)[number];
 
 export interface AnalyzeImageData {
@@ -37,6 +44,7 @@ interface JobData {
   'leukodiff-images': AnalyzeImageData;
   'leukodiff-analyses': FinishAnalysisData;
   'leukodiff-deliveries': DeliverData;
+  'leukodiff-failing-deliveries': DeliverData;
 }
 
 export type QueueJob<Q extends QueueName> = Pick<
@@ -62,6 +70,13 @@ const CLOSE_TIMEOUT_MS = 5_000;
 /** Retries of what may pass: a lost connection, a crashed inference thread. 1, 2, 4, 8 s and a bit. */
 const RETRIES: JobsOptions = { attempts: 5, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 } };
 
+export interface DeliveryJobOptions {
+  /** Default `prompt`. */
+  readonly lane?: Lane;
+  /** Also where a job of this delivery is there that runs or waits for later; which of them comes first does it. */
+  readonly again?: boolean;
+}
+
 export interface RunningWorker {
   /** Waits for running jobs; with `force` it leaves them to the lapse of their locks. */
   close(force?: boolean): Promise<void>;
@@ -75,7 +90,7 @@ export interface Queues {
   hasAnalysis(analysisId: string): Promise<boolean>;
   /** Takes the jobs of an analysis out; those that run go on and find their rows ended. */
   removeAnalysis(analysisId: string): Promise<void>;
-  addDelivery(deliveryId: string, delayMs?: number): Promise<void>;
+  addDelivery(deliveryId: string, options?: DeliveryJobOptions): Promise<void>;
   work<Q extends QueueName>(
     name: Q,
     concurrency: number,
@@ -183,9 +198,15 @@ function build<B extends IQueueBackend, C>(
   const images = open<AnalyzeImageData>('leukodiff-images');
   const analyses = open<FinishAnalysisData>('leukodiff-analyses');
   const deliveries = open<DeliverData>('leukodiff-deliveries');
+  const failingDeliveries = open<DeliverData>('leukodiff-failing-deliveries');
   const flows = new classes.FlowProducer(common);
   flows.on('error', onError);
-  const all = { 'leukodiff-images': images, 'leukodiff-analyses': analyses, 'leukodiff-deliveries': deliveries };
+  const all = {
+    'leukodiff-images': images,
+    'leukodiff-analyses': analyses,
+    'leukodiff-deliveries': deliveries,
+    'leukodiff-failing-deliveries': failingDeliveries,
+  };
 
   return {
     backend,
@@ -222,18 +243,10 @@ function build<B extends IQueueBackend, C>(
       // A job that runs is locked and stays; it will find its analysis ended.
       await job?.remove({ removeChildren: true }).catch(() => undefined);
     },
-    addDelivery: async (deliveryId, delayMs = 0) => {
-      await deliveries.add(
-        'deliver',
-        { deliveryId },
-        {
-          jobId: deliveryId,
-          delay: delayMs,
-          // Its row is its memory: a finished job that stayed would keep the sweep from adding it again.
-          removeOnComplete: true,
-          removeOnFail: true,
-        },
-      );
+    addDelivery: async (deliveryId, { lane = 'prompt', again = false } = {}) => {
+      // Its row is its memory: a finished job that stayed would keep the sweep from adding it again.
+      const opts = { removeOnComplete: true, removeOnFail: true, ...(again ? {} : { jobId: deliveryId }) };
+      await (lane === 'prompt' ? deliveries : failingDeliveries).add('deliver', { deliveryId }, opts);
     },
     work: (name, concurrency, processor) => {
       const run = processor as unknown as Processor;
@@ -259,7 +272,7 @@ function build<B extends IQueueBackend, C>(
     },
     close: async () => {
       // A backend that is down does not answer; its connections end with the process.
-      const closed = Promise.allSettled([images.close(), analyses.close(), deliveries.close(), flows.close()]);
+      const closed = Promise.allSettled([...Object.values(all), flows].map((one) => one.close()));
       await within(CLOSE_TIMEOUT_MS, closed).catch(() => undefined);
       await release();
     },

@@ -5,6 +5,7 @@
 import type { Logger } from 'pino';
 import type { Metrics } from '../observability/metrics.js';
 import { overdueDeliveries } from '../storage/deliveries.js';
+import { removeOldTraces } from '../storage/events.js';
 import { openAnalyses, removeOlderThan, withSweepLock } from '../storage/upkeep.js';
 import { type FinishDeps, giveUpAnalysis } from './finish-analysis.js';
 import { tooOld } from './problems.js';
@@ -14,6 +15,8 @@ import type { Queues } from './queues.js';
 export const GRACE_MS = 10_000;
 const OVERDUE_MS = 60_000;
 const PAGE = 200;
+/** How long test pings, and destinations that are no longer called, are remembered. */
+const TRACE_DAYS = 30;
 
 export interface SweepDeps extends FinishDeps {
   readonly queues: Queues;
@@ -43,6 +46,7 @@ export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promis
       deliveries: await reenqueueDeliveries(deps, options.overdueMs ?? OVERDUE_MS),
       removed: deps.config.retentionDays === 0 ? 0 : await removeOlderThan(deps.db, deps.config.retentionDays),
     };
+    await removeOldTraces(deps.db, TRACE_DAYS);
     if (report.removed > 0) deps.metrics.removed.inc(report.removed);
     if (Object.values(report).some((count) => count > 0)) deps.log.info(report, 'sweep');
     return report;

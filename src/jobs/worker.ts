@@ -3,7 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { Metrics } from '../observability/metrics.js';
+import { createOutboundAgent } from '../outbound/agent.js';
+import type { Resolve } from '../outbound/lookup.js';
 import type { Database } from '../storage/database.js';
+import type { Sealer } from '../storage/sealing.js';
 import type { Vision } from '../vision/index.js';
 import { analyzeImage } from './analyze-image.js';
 import { deliver } from './deliver.js';
@@ -12,20 +15,34 @@ import type { Queues } from './queues.js';
 import { sweep } from './sweep.js';
 
 const SWEEP_INTERVAL_MS = 15_000;
-const DELIVERY_CONCURRENCY = 8;
+/** Attempts wait for others, not for this process: many at once cost it little. */
+const DELIVERY_CONCURRENCY = 128;
+const FAILING_DELIVERY_CONCURRENCY = 32;
 const FINISH_CONCURRENCY = 4;
 const FORCED_CLOSE_MS = 3_000;
 
 export interface WorkerDeps {
-  readonly config: Pick<Config, 'workerConcurrency' | 'publicUrl' | 'maxAnalysisAgeMinutes' | 'retentionDays'>;
+  readonly config: Pick<
+    Config,
+    | 'workerConcurrency'
+    | 'publicUrl'
+    | 'maxAnalysisAgeMinutes'
+    | 'retentionDays'
+    | 'webhookNetworks'
+    | 'webhookPorts'
+    | 'webhookDisableAfterDays'
+  >;
   readonly db: Database;
   readonly queues: Queues;
   readonly vision: Pick<Vision, 'analyze' | 'model'>;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly webhookSecret: string;
-  /** For tests: shorter waits between webhook attempts. */
+  readonly sealer: Sealer;
+  /** For tests: shorter waits between webhook attempts, and for an answer; a name server of their own. */
   readonly retryScheduleMs?: readonly number[];
+  readonly attemptTimeoutMs?: number;
+  readonly resolve?: Resolve;
 }
 
 export interface JobWorker {
@@ -37,12 +54,20 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const { config, db, queues, metrics, log } = deps;
   const shutdown = new AbortController();
   const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl };
+  const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
+  const agent = createOutboundAgent(policy, deps.resolve);
+  const delivering = { ...deps, agent };
   const workers = [
     queues.work('leukodiff-images', config.workerConcurrency, (job) =>
       analyzeImage({ ...deps, shutdown: shutdown.signal }, job),
     ),
     queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) => finishAnalysis(finishing, job.data.analysisId)),
-    queues.work('leukodiff-deliveries', DELIVERY_CONCURRENCY, (job, token) => deliver(deps, job, token)),
+    queues.work('leukodiff-deliveries', DELIVERY_CONCURRENCY, (job, token) =>
+      deliver(delivering, 'prompt', job, token),
+    ),
+    queues.work('leukodiff-failing-deliveries', FAILING_DELIVERY_CONCURRENCY, (job, token) =>
+      deliver(delivering, 'failing', job, token),
+    ),
   ];
 
   let sweeping: Promise<unknown> = Promise.resolve();
@@ -69,6 +94,7 @@ export function startWorker(deps: WorkerDeps): JobWorker {
         await Promise.race([left, sleep(FORCED_CLOSE_MS, undefined, { ref: false })]);
       }
       patience.abort();
+      await agent.destroy();
     },
   };
 }

@@ -1,11 +1,26 @@
 /**
- * The events that a callback address receives, in the form of Standard Webhooks: `{type, timestamp, data}`, thin.
+ * The events that receivers are told, in the form of Standard Webhooks: `{type, timestamp, data}`, thin.
  * An event names the analysis and what the LIS itself sent to recognise it by; the result is fetched over `links`,
  * so a delivery that arrives late or twice never carries a stale differential.
  */
 
-export const WEBHOOK_EVENT_TYPES = ['analysis.completed', 'analysis.failed'] as const;
+export const WEBHOOK_EVENT_TYPES = [
+  'analysis.completed',
+  'analysis.failed',
+  'analysis.review_required',
+  'analysis.signed',
+] as const;
 export type WebhookEventType = (typeof WEBHOOK_EVENT_TYPES)[number];
+
+/**
+ * What an order's own callback address receives: how the analysis ended, and that its result is final. That review is
+ * necessary stands in `analysis.completed` too.
+ */
+export const CALLBACK_EVENT_TYPES: readonly WebhookEventType[] = [
+  'analysis.completed',
+  'analysis.failed',
+  'analysis.signed',
+];
 
 export interface WebhookEvent {
   readonly type: WebhookEventType;
@@ -37,23 +52,45 @@ export interface FinishedAnalysis {
 }
 
 /**
- * The event of a finished analysis. Pure: the same analysis always gives the same event, so that a job that runs
- * twice stores the same body.
+ * The events of an analysis that has just ended: `analysis.completed`, and `analysis.review_required` beside it where a
+ * person has to look; or `analysis.failed`. Pure: the same analysis always gives the same events, so that a job that
+ * runs twice stores the same bodies.
  *
  * @param publicUrl Where receivers reach this service, with or without a trailing slash; undefined gives links
  *   relative to the service's root.
  * @throws RangeError when the analysis is not finished.
  */
-export function analysisEvent(analysis: FinishedAnalysis, publicUrl?: string): WebhookEvent {
+export function endingEvents(analysis: FinishedAnalysis, publicUrl?: string): readonly WebhookEvent[] {
   const { id, status, completedAt } = analysis;
   if ((status !== 'completed' && status !== 'failed') || completedAt === null) {
+    throw new RangeError(`Analysis ${id} is ${status}: only a finished analysis makes an event.`);
+  }
+  const ended = analysisEvent(analysis, `analysis.${status}`, completedAt, publicUrl);
+  if (analysis.review?.required !== true) return [ended];
+  return [ended, analysisEvent(analysis, 'analysis.review_required', completedAt, publicUrl)];
+}
+
+/**
+ * One event of a finished analysis.
+ *
+ * @param occurredAt RFC 3339, UTC.
+ * @throws RangeError when the analysis is not finished.
+ */
+export function analysisEvent(
+  analysis: FinishedAnalysis,
+  type: WebhookEventType,
+  occurredAt: string,
+  publicUrl?: string,
+): WebhookEvent {
+  const { id, status } = analysis;
+  if (status !== 'completed' && status !== 'failed') {
     throw new RangeError(`Analysis ${id} is ${status}: only a finished analysis makes an event.`);
   }
   const base = (publicUrl ?? '').replace(/\/+$/, '');
   const self = `${base}/analyses/${id}`;
   return {
-    type: `analysis.${status}`,
-    timestamp: completedAt,
+    type,
+    timestamp: occurredAt,
     data: {
       id,
       status,
@@ -65,4 +102,15 @@ export function analysisEvent(analysis: FinishedAnalysis, publicUrl?: string): W
       links: { self, cells: `${self}/cells` },
     },
   };
+}
+
+/** Sent when an integrator asks for it: shows that address, network and signature are right. */
+export interface PingEvent {
+  readonly type: 'webhook.ping';
+  readonly timestamp: string;
+  readonly data: { readonly endpointId: string };
+}
+
+export function pingEvent(endpointId: string, occurredAt: string): PingEvent {
+  return { type: 'webhook.ping', timestamp: occurredAt, data: { endpointId } };
 }

@@ -12,8 +12,10 @@ import { type AnalysisRow, type ImageRow, toDocument } from './analyses.js';
 import { NOTIFY_COMPLETED } from './completions.js';
 import { type Database, inTransaction } from './database.js';
 import type { AnalysisDocument, StoredProblem } from './documents.js';
-import { isUuid, uuidv7 } from './ids.js';
+import { addDeliveries, type StoredEvent } from './events.js';
+import { isUuid } from './ids.js';
 import { readImageBytes } from './images.js';
+import { DEFAULT_LABORATORY } from './laboratory.js';
 
 /** Cells in one INSERT: keeps a statement with their PNGs at some megabytes. */
 const CELL_BATCH = 200;
@@ -242,14 +244,14 @@ export interface FinishOptions {
   readonly conclude: (findings: Findings) => Outcome;
   /** For an image that no run finished, because each was cut off. */
   readonly interrupted: StoredProblem;
-  /** The event that goes to the callback address, as its final bytes. */
-  readonly eventOf: (document: AnalysisDocument) => { readonly type: string; readonly body: string };
+  /** The events of an analysis that ended, as their final bytes. */
+  readonly eventsOf: (document: AnalysisDocument) => readonly StoredEvent[];
 }
 
 export interface Finished {
   readonly document: AnalysisDocument;
-  /** A delivery that is still to be made. */
-  readonly deliveryId: string | null;
+  /** Deliveries that are still to be made. */
+  readonly deliveryIds: readonly string[];
   /** False when an earlier run had ended the analysis: its result stands. */
   readonly changed: boolean;
 }
@@ -265,7 +267,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
     const [present] = locked;
     if (present === undefined) return null;
     if (present.result !== null) {
-      return { document: present.result, deliveryId: await pendingDelivery(client, id), changed: false };
+      return { document: present.result, deliveryIds: await pendingDeliveries(client, id), changed: false };
     }
     await client.query(
       `UPDATE images SET status = 'failed', completed_at = now(), problem = $2
@@ -284,7 +286,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       })),
       cells: await readCells(client, id),
     });
-    return end(client, analysis, images, outcome, options.eventOf);
+    return end(client, analysis, images, outcome, options.eventsOf);
   });
 }
 
@@ -293,7 +295,7 @@ export async function failAnalysis(
   db: Database,
   id: string,
   problem: StoredProblem,
-  eventOf: FinishOptions['eventOf'],
+  eventsOf: FinishOptions['eventsOf'],
 ): Promise<Finished | null> {
   if (!isUuid(id)) return null;
   return inTransaction(db.pool, async (client) => {
@@ -304,7 +306,7 @@ export async function failAnalysis(
       [id, JSON.stringify(problem)],
     );
     const { analysis, images } = await readRows(client, id);
-    return end(client, analysis, images, { status: 'failed', problem }, eventOf);
+    return end(client, analysis, images, { status: 'failed', problem }, eventsOf);
   });
 }
 
@@ -313,7 +315,7 @@ async function end(
   analysis: AnalysisRow,
   images: readonly ImageRow[],
   outcome: Outcome,
-  eventOf: FinishOptions['eventOf'],
+  eventsOf: FinishOptions['eventsOf'],
 ): Promise<Finished> {
   const { id } = analysis;
   const completedAt = new Date();
@@ -333,17 +335,11 @@ async function end(
     ],
   );
   if (differential !== null) await insertDifferential(client, id, differential);
-  let deliveryId: string | null = null;
-  if (analysis.callbackUrl !== null) {
-    const { type, body } = eventOf(document);
-    deliveryId = uuidv7();
-    await client.query(
-      `INSERT INTO deliveries (id, analysis_id, event_type, url, body, next_attempt_at) VALUES ($1, $2, $3, $4, $5, now())`,
-      [deliveryId, id, type, analysis.callbackUrl, body],
-    );
-  }
+  const receivers = { id, laboratory: DEFAULT_LABORATORY, callbackUrl: analysis.callbackUrl };
+  const deliveryIds: string[] = [];
+  for (const event of eventsOf(document)) deliveryIds.push(...(await addDeliveries(client, receivers, event)));
   await client.query(NOTIFY_COMPLETED, [id]);
-  return { document, deliveryId, changed: true };
+  return { document, deliveryIds, changed: true };
 }
 
 async function insertDifferential(client: pg.PoolClient, id: string, differential: Differential): Promise<void> {
@@ -417,12 +413,12 @@ async function readCells(client: pg.PoolClient, id: string): Promise<CountedCell
   return rows;
 }
 
-async function pendingDelivery(client: pg.PoolClient, id: string): Promise<string | null> {
+async function pendingDeliveries(client: pg.PoolClient, id: string): Promise<string[]> {
   const { rows } = await client.query<{ id: string }>(
     `SELECT id FROM deliveries WHERE analysis_id = $1 AND status = 'pending'`,
     [id],
   );
-  return rows[0]?.id ?? null;
+  return rows.map((row) => row.id);
 }
 
 const jsonOrNull = (value: unknown): string | null => (value === null ? null : JSON.stringify(value));

@@ -1,4 +1,5 @@
 /** Secrets that the service makes for itself and keeps in its data folder, readable by its user alone. */
+import { randomBytes } from 'node:crypto';
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { isErrno } from './embedded/errno.js';
 
@@ -13,4 +14,9 @@ export function readOrCreateSecret(file: string, create: () => string): string {
   const secret = readFileSync(file, 'utf8').trim();
   if (secret === '') throw new Error(`${file} is empty: delete it, or restore it from a backup`);
   return secret;
+}
+
+/** A secret that signs webhooks, in the form of Standard Webhooks: 24 to 64 random bytes. */
+export function newWebhookSecret(): string {
+  return `whsec_${randomBytes(32).toString('base64')}`;
 }

@@ -197,7 +197,7 @@ describe('the service', () => {
     await new Promise<void>((settle) => receiver.listen(0, '127.0.0.1', settle));
     const callbackUrl = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/results`;
     const DATA_DIR = await preparedDataDir();
-    const service = await serve({ DATA_DIR });
+    const service = await serve({ DATA_DIR, WEBHOOK_ALLOW_NETWORKS: '127.0.0.0/8' });
     const response = await post(service, [smear], { callbackUrl, specimenId: 'S-9' }, { prefer: 'wait=60' });
     const { id } = (await response.json()) as Analysis;
     const deadline = Date.now() + 30_000;

@@ -5,6 +5,7 @@ import { startWorker } from '../../src/jobs/worker.js';
 import { createMetrics } from '../../src/observability/metrics.js';
 import { openDatabase } from '../../src/storage/database.js';
 import { TEST_MODEL } from './findings.js';
+import { SEALER, WEBHOOK_CONFIG } from './webhooks.js';
 
 const [databaseUrl = '', redisUrl, prefix] = process.argv.slice(2);
 const log = pino({ level: 'silent' });
@@ -16,7 +17,13 @@ const queues = await openQueues({
   ...(prefix === undefined ? {} : { prefix }),
 });
 startWorker({
-  config: { workerConcurrency: 2, publicUrl: undefined, maxAnalysisAgeMinutes: 60, retentionDays: 0 },
+  config: {
+    ...WEBHOOK_CONFIG,
+    workerConcurrency: 2,
+    publicUrl: undefined,
+    maxAnalysisAgeMinutes: 60,
+    retentionDays: 0,
+  },
   db,
   queues,
   vision: {
@@ -29,4 +36,5 @@ startWorker({
   metrics: createMetrics({ version: 'test' }),
   log,
   webhookSecret: 'whsec_unused',
+  sealer: SEALER,
 });

@@ -3,6 +3,8 @@ import { describe, expect, it } from 'vitest';
 import { CONFIG_VARIABLES, loadConfig } from '../../src/config.js';
 import { ExpectedError } from '../../src/errors.js';
 
+const TWO_SECRETS = [1, 2].map((fill) => `whsec_${Buffer.alloc(32, fill).toString('base64')}`);
+
 describe('the configuration', () => {
   it('needs no variable', () => {
     expect(loadConfig({})).toMatchObject({
@@ -42,6 +44,13 @@ describe('the configuration', () => {
     ['WEBHOOK_SECRET', 'hunter2'],
     ['WEBHOOK_SECRET', `whsec_${Buffer.alloc(23).toString('base64')}`],
     ['WEBHOOK_SECRET', `whsec_${Buffer.alloc(65).toString('base64')}`],
+    ['WEBHOOK_SECRET', Array.from({ length: 3 }, () => `whsec_${Buffer.alloc(32).toString('base64')}`).join(' ')],
+    ['WEBHOOK_ENCRYPTION_KEY', Buffer.alloc(31).toString('base64')],
+    ['WEBHOOK_ENCRYPTION_KEY', 'hunter2'],
+    ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/33'],
+    ['WEBHOOK_ALLOW_NETWORKS', 'lis.example'],
+    ['WEBHOOK_PORTS', '80,http'],
+    ['WEBHOOK_DISABLE_AFTER_DAYS', '0'],
   ])('refuses %s=%s', (name, value) => {
     expect(() => loadConfig({ [name]: value })).toThrow(new RegExp(`: ${name} must be`));
   });
@@ -54,6 +63,18 @@ describe('the configuration', () => {
     ['DATABASE_URL', 'postgresql://u:p@db/x', { databaseUrl: 'postgresql://u:p@db/x' }],
     ['REDIS_URL', 'rediss://redis:6380/1', { redisUrl: 'rediss://redis:6380/1' }],
     ['RETENTION_DAYS', '0', { retentionDays: 0 }],
+    [
+      'WEBHOOK_PORTS',
+      '443, 8000-8100',
+      {
+        webhookPorts: [
+          { from: 443, to: 443 },
+          { from: 8000, to: 8100 },
+        ],
+      },
+    ],
+    ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/8', { webhookNetworks: [{ family: 4, base: 0x0a000000n, prefixLength: 8 }] }],
+    ['WEBHOOK_SECRET', `${TWO_SECRETS[0]}   ${TWO_SECRETS[1]}`, { webhookSecret: TWO_SECRETS.join(' ') }],
   ])('takes %s=%s', (name, value, expected) => {
     expect(loadConfig({ [name]: value })).toMatchObject(expected);
   });

@@ -59,7 +59,9 @@ function toProblem(error: FastifyError): ProblemError {
   // Nobody reads the answer to a client that left; the document only has to be a document.
   if (error instanceof ClientGoneError) return new ProblemError('malformed-multipart', { cause: error });
   if (error.validation !== undefined) {
-    return new ProblemError('invalid-parameters', { errors: error.validation.map((entry) => parameterCause(entry)) });
+    return new ProblemError(error.validationContext === 'body' ? 'invalid-fields' : 'invalid-parameters', {
+      errors: error.validation.map((entry) => parameterCause(entry)),
+    });
   }
   const known = FASTIFY_PROBLEMS[error.code];
   if (known !== undefined) return new ProblemError(known, { cause: error });
@@ -76,6 +78,8 @@ function toProblem(error: FastifyError): ProblemError {
 /** What Fastify itself refuses. */
 const FASTIFY_PROBLEMS: Readonly<Record<string, ProblemSlug>> = {
   FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupported-media-type',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'malformed-json',
+  FST_ERR_CTP_INVALID_JSON_BODY: 'malformed-json',
   FST_ERR_CTP_BODY_TOO_LARGE: 'request-too-large',
   FST_ERR_NOT_FOUND: 'not-found',
 };
@@ -84,7 +88,7 @@ const FASTIFY_PROBLEMS: Readonly<Record<string, ProblemSlug>> = {
 function parameterCause(entry: NonNullable<FastifyError['validation']>[number]): ProblemCause {
   const { keyword, params, message } = entry;
   if (keyword === 'additionalProperties') {
-    return { field: String(params['additionalProperty']), detail: 'There is no such parameter.' };
+    return { field: String(params['additionalProperty']), detail: 'There is no such field or parameter.' };
   }
   const field = entry.instancePath.replace(/^\//, '').replaceAll('/', '.') || String(params['missingProperty'] ?? '');
   if (keyword === 'enum') {

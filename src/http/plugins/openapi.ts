@@ -2,6 +2,7 @@
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { OpenAPIV3_1 } from 'openapi-types';
+import type { WebhookEventType } from '../../reporting/webhook-event.js';
 import type { HttpDeps } from '../deps.js';
 import { PROBLEM_TYPE_BASE, PROBLEMS, type ProblemSlug } from '../problems.js';
 import { healthSchemas } from '../routes/health.js';
@@ -9,7 +10,7 @@ import { homeSchema } from '../routes/home.js';
 import { analysisSchemas } from '../schemas/analysis.js';
 import { EXAMPLES } from '../schemas/examples.js';
 import { ProblemSchema } from '../schemas/problem.js';
-import { WebhookEventSchema } from '../schemas/webhook.js';
+import { webhookSchemas } from '../schemas/webhook.js';
 import type { App } from '../types.js';
 
 /** What any address may answer, because it can happen before the address is looked at. */
@@ -28,7 +29,7 @@ const DESCRIPTION = [
 ].join('\n\n');
 
 export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
-  const schemas = [ProblemSchema, ...analysisSchemas, ...healthSchemas, homeSchema, WebhookEventSchema];
+  const schemas = [ProblemSchema, ...analysisSchemas, ...healthSchemas, homeSchema, ...webhookSchemas];
   for (const schema of schemas) app.addSchema(schema);
 
   await app.register(swagger, {
@@ -47,6 +48,7 @@ export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
         { name: 'Analyses', description: 'Orders with their images, and what was found.' },
         { name: 'Images', description: 'The posted images and pictures of their results.' },
         { name: 'Cells', description: 'The found cells, one by one.' },
+        { name: 'Webhooks', description: 'Who is told about events, and what became of it. See docs/webhooks.md.' },
         { name: 'Operation', description: 'For those who run the service.' },
       ],
     },
@@ -79,7 +81,7 @@ type Operation = OpenAPIV3_1.OperationObject & { 'x-problems'?: readonly Problem
 function complete(document: OpenAPIV3_1.Document, deps: HttpDeps): OpenAPIV3_1.Document {
   const used = new Set<ProblemSlug>();
   for (const item of Object.values(document.paths ?? {})) {
-    for (const operation of [item?.get, item?.post, item?.delete] as (Operation | undefined)[]) {
+    for (const operation of [item?.get, item?.post, item?.patch, item?.delete] as (Operation | undefined)[]) {
       if (operation === undefined) continue;
       for (const answer of Object.values(operation.responses ?? {})) addExample(answer as OpenAPIV3_1.ResponseObject);
       const slugs = [...(operation['x-problems'] ?? []), ...EVERYWHERE];
@@ -94,7 +96,7 @@ function complete(document: OpenAPIV3_1.Document, deps: HttpDeps): OpenAPIV3_1.D
     examples: Object.fromEntries(slugs.map((slug) => [slug, example(slug)])),
   };
   completeForm(document, deps);
-  document.webhooks = { 'analysis.ended': ENDED_WEBHOOK };
+  document.webhooks = WEBHOOKS;
   return document;
 }
 
@@ -113,35 +115,81 @@ const webhookHeader = (name: string, description: string): OpenAPIV3_1.Parameter
   schema: { type: 'string' },
 });
 
-const ENDED_WEBHOOK: OpenAPIV3_1.PathItemObject = {
-  post: {
-    operationId: 'analysisEnded',
-    tags: ['Analyses'],
-    summary: 'An analysis has ended',
-    description:
-      'Sent to `callbackUrl` as a Standard Webhook, and sent again with growing pauses until it is answered with 2xx.',
-    parameters: [
-      webhookHeader('webhook-id', 'The same over all attempts: what came before can be dropped.'),
-      webhookHeader('webhook-timestamp', 'Of this attempt, seconds since 1970.'),
-      webhookHeader(
-        'webhook-signature',
-        '`v1,` and the HMAC-SHA256 over `id.timestamp.body` in base64; may be several.',
-      ),
-    ],
-    requestBody: {
-      required: true,
-      content: {
-        'application/json': {
-          schema: { $ref: '#/components/schemas/WebhookEvent' },
-          example: EXAMPLES['WebhookEvent'],
-        },
+/** One event that receivers are told. Which of them an endpoint receives is its own choice. */
+function webhook(operationId: string, summary: string, description: string, schema: string, example: unknown) {
+  return {
+    post: {
+      operationId,
+      tags: ['Webhooks'],
+      summary,
+      description: `${description} Sent as a Standard Webhook, and sent again with growing pauses until it is answered with 2xx.`,
+      parameters: [
+        webhookHeader('webhook-id', 'The same over all attempts and replays: what came before can be dropped.'),
+        webhookHeader(
+          'webhook-timestamp',
+          'Of this attempt, seconds since 1970. Refuse what is older than five minutes.',
+        ),
+        webhookHeader(
+          'webhook-signature',
+          '`v1,` and the HMAC-SHA256 over `id.timestamp.body` in base64. While a secret is changed there are two, separated by a space; one that fits is enough.',
+        ),
+      ],
+      requestBody: {
+        required: true,
+        content: { 'application/json': { schema: { $ref: `#/components/schemas/${schema}` }, example } },
+      },
+      responses: {
+        '2XX': { description: 'Received.' },
+        '410': { description: 'Nothing more is wanted: the endpoint is disabled, the delivery given up.' },
+        '429': { description: 'Not now. `Retry-After` is honoured, up to a day.' },
+        '4XX': { description: 'Refused; it will be sent again.' },
+        '5XX': { description: 'Not received; it will be sent again.' },
       },
     },
-    responses: {
-      '2XX': { description: 'Received.' },
-      '4XX': { description: 'Refused; it will be sent again.' },
-    },
-  },
+  } as OpenAPIV3_1.PathItemObject;
+}
+
+const eventExample = (type: WebhookEventType, more: object = {}): unknown => {
+  const base = EXAMPLES['WebhookEvent'] as { readonly data: object };
+  return { ...base, type, data: { ...base.data, ...more } };
+};
+
+const WEBHOOKS: Record<WebhookEventType | 'webhook.ping', OpenAPIV3_1.PathItemObject> = {
+  'analysis.completed': webhook(
+    'onAnalysisCompleted',
+    'An analysis has a result',
+    'The result is preliminary until a person has reviewed it. Goes to `callbackUrl` and to endpoints.',
+    'WebhookEvent',
+    eventExample('analysis.completed'),
+  ),
+  'analysis.failed': webhook(
+    'onAnalysisFailed',
+    'An analysis has no result',
+    '`problem` of the analysis says why. Goes to `callbackUrl` and to endpoints.',
+    'WebhookEvent',
+    eventExample('analysis.failed', { status: 'failed', totalWbc: null, reviewRequired: null }),
+  ),
+  'analysis.review_required': webhook(
+    'onAnalysisReviewRequired',
+    'A person has to look at a result',
+    'Beside `analysis.completed`, for those who want nothing else. Goes to endpoints.',
+    'WebhookEvent',
+    eventExample('analysis.review_required', { reviewRequired: true }),
+  ),
+  'analysis.signed': webhook(
+    'onAnalysisSigned',
+    'A person has made a result final',
+    'Again for every signature; fetch the analysis anew. Goes to `callbackUrl` and to endpoints.',
+    'WebhookEvent',
+    eventExample('analysis.signed'),
+  ),
+  'webhook.ping': webhook(
+    'onWebhookPing',
+    'A test',
+    'When somebody asks for it. Answer 2xx; there is nothing else to do.',
+    'PingEvent',
+    EXAMPLES['PingEvent'],
+  ),
 };
 
 /** One response for each status, with an example for each problem. */

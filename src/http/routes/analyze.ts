@@ -5,7 +5,7 @@ import { countQueued, createAnalysis } from '../../storage/analyses.js';
 import type { HttpDeps } from '../deps.js';
 import { type AcceptedAnalysis, analysisLinks, type LinkedAnalysis } from '../links.js';
 import { loggable } from '../plugins/errors.js';
-import { ProblemError } from '../problems.js';
+import { type ProblemCause, ProblemError } from '../problems.js';
 import { analyzeFormSchema } from '../schemas/order.js';
 import { NoQuery, PreferHeader } from '../schemas/parameters.js';
 import { HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
@@ -15,6 +15,7 @@ import { type ProbedFile, probeFiles } from '../upload/probe.js';
 import { ClientGoneError, receiveUpload } from '../upload/receive.js';
 import { refusalOf } from '../upload/refusal.js';
 import { finishedWithin, waitOf } from '../waiting.js';
+import { screenAddress } from '../webhook-address.js';
 
 /** How long a client is asked to stay away from a full queue: some images are done by then, on any machine. */
 const QUEUE_FULL_RETRY_SECONDS = 15;
@@ -101,7 +102,8 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
     try {
       const { order, causes: fieldCauses } = parseOrder(upload.fields, config.maxFieldBytes);
       const { files, causes: fileCauses } = await probeFiles(upload.files, config);
-      const refusal = refusalOf([...upload.causes, ...fieldCauses, ...fileCauses]);
+      const addressCauses = await screenCallback(order.callbackUrl);
+      const refusal = refusalOf([...upload.causes, ...fieldCauses, ...addressCauses, ...fileCauses]);
       if (refusal !== undefined) throw refusal;
       // Nobody would learn the id of what is stored now, and whoever left will send it again.
       if (request.raw.socket?.destroyed) throw new ClientGoneError('The client left after its upload.');
@@ -110,6 +112,13 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
       await upload.dispose();
       throw error;
     }
+  }
+
+  /** What is known to be wrong. A name that cannot be looked up now is no reason to refuse an order with its images. */
+  async function screenCallback(callbackUrl: string | null): Promise<ProblemCause[]> {
+    const screening = callbackUrl === null ? null : await screenAddress(callbackUrl, config);
+    if (screening?.verdict !== 'refused') return [];
+    return [{ field: 'callbackUrl', code: 'invalid-field', detail: screening.detail }];
   }
 
   /** The analysis is committed: a queue that is away delays it until the sweep, and is no reason to refuse it. */

@@ -131,6 +131,44 @@ const CELL = {
   },
 };
 
+const ENDPOINT_ID = '0193a5b0-11d2-7a60-8f4e-6f1a2b3c4d5e';
+const ENDPOINT = {
+  id: ENDPOINT_ID,
+  url: 'https://lis.example/hooks/leukodiff',
+  description: 'LIS of the central laboratory',
+  eventTypes: ['analysis.completed', 'analysis.failed', 'analysis.signed'],
+  enabled: true,
+  disabledAt: null,
+  disabledReason: null,
+  failingSince: null,
+  lastDeliveredAt: '2026-11-20T08:00:06.410Z',
+  previousSecretUntil: null,
+  createdAt: '2026-11-19T14:00:00.000Z',
+  updatedAt: '2026-11-19T14:00:00.000Z',
+  links: {
+    self: `/webhook-endpoints/${ENDPOINT_ID}`,
+    deliveries: `/webhook-endpoints/${ENDPOINT_ID}/deliveries`,
+  },
+};
+
+const DELIVERY_ID = '0193a5b2-7001-7b1c-a1d2-93c4e5f60718';
+const DELIVERY = {
+  id: DELIVERY_ID,
+  messageId: `msg_${DELIVERY_ID}`,
+  eventType: 'analysis.completed',
+  analysisId: ID,
+  endpointId: ENDPOINT_ID,
+  url: ENDPOINT.url,
+  status: 'delivered',
+  attempts: 2,
+  nextAttemptAt: null,
+  lastStatus: 204,
+  lastError: null,
+  createdAt: '2026-11-20T08:00:01.120Z',
+  deliveredAt: '2026-11-20T08:00:06.410Z',
+  links: { self: `/webhook-deliveries/${DELIVERY_ID}` },
+};
+
 /** By the name of the schema that an answer has. */
 export const EXAMPLES: Readonly<Record<string, object>> = {
   AcceptedAnalysis: ACCEPTED,
@@ -164,6 +202,19 @@ export const EXAMPLES: Readonly<Record<string, object>> = {
       { name: 'model', ok: true, detail: 'sg-cldff 1.0.0 on cpu' },
     ],
   },
+  PingEvent: { type: 'webhook.ping', timestamp: ANALYSIS.completedAt, data: { endpointId: ENDPOINT_ID } },
+  WebhookEndpoint: ENDPOINT,
+  WebhookEndpointWithSecret: { ...ENDPOINT, secret: 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw' },
+  WebhookEndpointList: { items: [ENDPOINT] },
+  WebhookDelivery: {
+    ...DELIVERY,
+    attemptLog: [
+      { at: '2026-11-20T08:00:06.410Z', durationMs: 41, httpStatus: 204, error: null },
+      { at: '2026-11-20T08:00:01.180Z', durationMs: 12, httpStatus: 503, error: 'the receiver answered 503' },
+    ],
+  },
+  WebhookDeliveryList: { items: [DELIVERY], nextCursor: null, links: { next: null } },
+  WebhookReplay: { replayed: 12, more: false },
   WebhookEvent: {
     type: 'analysis.completed',
     timestamp: ANALYSIS.completedAt,

@@ -37,7 +37,8 @@ export function analyzeFormSchema(maxImages: number) {
         Type.String({
           format: 'uri',
           maxLength: ORDER_LIMITS.callbackUrlLength,
-          description: 'Receives the completion event as a Standard Webhook; http or https, without credentials.',
+          description:
+            'Receives the events of this analysis as Standard Webhooks: http or https, without credentials. A private address has to lie in WEBHOOK_ALLOW_NETWORKS.',
           examples: ['https://lis.example/hooks/leukodiff'],
         }),
       ),

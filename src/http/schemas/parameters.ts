@@ -13,7 +13,7 @@ export function literals<const T extends readonly string[]>(values: T, options: 
   return Type.Unsafe<T[number]>({ type: 'string', enum: [...values], ...options });
 }
 
-const UUID_PATTERN = '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$';
+export const UUID_PATTERN = '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$';
 const CELL_ID_PATTERN = '^(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,8})$';
 
 const analysisId = Type.String({

@@ -137,7 +137,7 @@ export function parseOrder(parts: readonly FieldPart[], maxFieldBytes: number): 
 }
 
 /** What a parser answers instead of a value. */
-class Refusal {
+export class Refusal {
   constructor(readonly detail: string) {}
 }
 
@@ -169,7 +169,8 @@ function parseDateTime(value: string): string | Refusal {
   return new Date(value.replace(' ', 'T')).toISOString();
 }
 
-function parseCallbackUrl(value: string): string | Refusal {
+/** Also of a registered endpoint. Whether it may be called is judged apart. */
+export function parseCallbackUrl(value: string): string | Refusal {
   const example = 'Send an absolute address such as https://lis.example/hooks/leukodiff.';
   if (value.length > ORDER_LIMITS.callbackUrlLength) {
     return new Refusal(`At most ${ORDER_LIMITS.callbackUrlLength} characters are allowed.`);

@@ -212,7 +212,7 @@ export async function finish(
   if (options.end === false) return;
   await finishAnalysis(database, id, {
     interrupted: { code: 'image-interrupted', title: 'Interrupted', detail: 'Interrupted.' },
-    eventOf: (document) => ({ type: `analysis.${document.status}`, body: '{}' }),
+    eventsOf: (document) => [{ type: `analysis.${document.status}`, body: '{}', occurrence: '', toCallback: true }],
     conclude,
   });
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PROBLEMS } from '../../../src/http/problems.js';
-import { analysisEvent } from '../../../src/reporting/webhook-event.js';
+import { analysisEvent, pingEvent, WEBHOOK_EVENT_TYPES } from '../../../src/reporting/webhook-event.js';
 import { expectContract, expectSchema } from './contract.js';
 import { blob, type Harness, picture, post, startHarness } from './harness.js';
 
@@ -187,10 +187,11 @@ describe('documentation', () => {
     );
   });
 
-  it('describes the events that are sent to callback addresses', async () => {
+  it('describes the events that are sent', async () => {
     const { webhooks } = (await get('/openapi.json')).json();
-    const { schema } = webhooks['analysis.ended'].post.requestBody.content['application/json'];
-    const event = analysisEvent({
+    expect(Object.keys(webhooks)).toEqual([...WEBHOOK_EVENT_TYPES, 'webhook.ping']);
+    const schemaOf = (name: string) => webhooks[name].post.requestBody.content['application/json'].schema;
+    const analysis = {
       id: '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e',
       status: 'failed',
       accessionNumber: 'A',
@@ -199,9 +200,13 @@ describe('documentation', () => {
       completedAt: '2026-11-20T10:00:00.000Z',
       differential: null,
       review: null,
-    });
-    expectSchema(harness.app, schema, event);
-    expect(() => expectSchema(harness.app, schema, { ...event, type: 'analysis.other' })).toThrow();
+    };
+    for (const type of WEBHOOK_EVENT_TYPES) {
+      const event = analysisEvent(analysis, type, analysis.completedAt);
+      expectSchema(harness.app, schemaOf(type), event);
+      expect(() => expectSchema(harness.app, schemaOf(type), { ...event, type: 'analysis.other' })).toThrow();
+    }
+    expectSchema(harness.app, schemaOf('webhook.ping'), pingEvent(analysis.id, analysis.completedAt));
   });
 
   it('documents every problem of the table', async () => {

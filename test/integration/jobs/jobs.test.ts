@@ -1,8 +1,6 @@
 /** The jobs on a real database and the queue backend of this run; vision is a function that the test gives. */
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Webhook } from 'standardwebhooks';
@@ -31,16 +29,24 @@ import {
   type TestDatabase,
 } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
+import { type Received, type Receiver, SEALER, startReceiver, WEBHOOK_CONFIG } from '../../support/webhooks.js';
 
 const SECRET = `whsec_${randomBytes(32).toString('base64')}`;
 const WAIT_MS = 60_000;
+const WORKER_CONFIG: WorkerDeps['config'] = {
+  ...WEBHOOK_CONFIG,
+  workerConcurrency: 4,
+  publicUrl: undefined,
+  maxAnalysisAgeMinutes: 60,
+  retentionDays: 0,
+};
 
 let test: TestDatabase;
 let place: QueuePlace;
 let queues: Queues;
 let metrics: Metrics;
 const workers: JobWorker[] = [];
-const receivers: Server[] = [];
+const receivers: Receiver[] = [];
 
 beforeEach(async () => {
   test = await openTestDatabase();
@@ -50,10 +56,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   for (const worker of workers.splice(0)) await worker.close(5_000);
-  for (const server of receivers.splice(0)) {
-    server.closeAllConnections();
-    server.close();
-  }
+  for (const one of receivers.splice(0)) await one.close();
   await queues.close();
   await test.close();
 });
@@ -65,13 +68,14 @@ const textOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
 
 function work(analyze: Analyze, more: Partial<WorkerDeps> = {}): JobWorker {
   const worker = startWorker({
-    config: { workerConcurrency: 4, publicUrl: 'https://lab.test', maxAnalysisAgeMinutes: 60, retentionDays: 0 },
+    config: { ...WORKER_CONFIG, publicUrl: 'https://lab.test' },
     db: test.database,
     queues,
     vision: { analyze, model: TEST_MODEL },
     metrics,
     log: SILENT,
     webhookSecret: SECRET,
+    sealer: SEALER,
     retryScheduleMs: [50, 100],
     ...more,
   });
@@ -117,28 +121,11 @@ async function until(condition: () => boolean | Promise<boolean>, what: string):
   }
 }
 
-interface Received {
-  readonly headers: IncomingHttpHeaders;
-  readonly body: string;
-}
-
 /** A receiver that answers with `statuses` in turn, the last one for good. */
-async function receiver(
-  statuses: readonly number[],
-  headers: Record<string, string> = {},
-): Promise<{ url: string; received: Received[] }> {
-  const received: Received[] = [];
-  const server = createServer((request, response) => {
-    const chunks: Buffer[] = [];
-    request.on('data', (chunk: Buffer) => chunks.push(chunk));
-    request.on('end', () => {
-      received.push({ headers: request.headers, body: Buffer.concat(chunks).toString() });
-      response.writeHead(statuses[Math.min(received.length, statuses.length) - 1] ?? 200, headers).end('thanks');
-    });
-  });
-  receivers.push(server);
-  await new Promise<void>((settle) => server.listen(0, '127.0.0.1', settle));
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook`, received };
+async function receiver(statuses: readonly number[], headers: Record<string, string> = {}): Promise<Receiver> {
+  const started = await startReceiver(statuses, headers);
+  receivers.push(started);
+  return started;
 }
 
 const deliveryOf = (id: string) => test.database.prisma.delivery.findFirst({ where: { analysisId: id } });
@@ -290,7 +277,7 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
         order.push(textOf(bytes));
         return imageAnalysis([]);
       },
-      { config: { workerConcurrency: 1, publicUrl: undefined, maxAnalysisAgeMinutes: 60, retentionDays: 0 } },
+      { config: { ...WORKER_CONFIG, workerConcurrency: 1 } },
     );
     await ended(stat);
     await ended(routine);
@@ -474,7 +461,7 @@ describe(`webhooks, queue on ${QUEUE_BACKEND}`, () => {
   it('that nobody receives do not disturb the result', async () => {
     work(oneNeutrophil);
     const gone = await receiver([200]);
-    await new Promise((settle) => receivers.pop()?.close(settle));
+    await gone.close();
     const id = await post(['a'], { callbackUrl: gone.url });
     expect((await ended(id)).status).toBe('completed');
     await until(async () => (await deliveryOf(id))?.status === 'failed', 'giving up');
@@ -490,7 +477,7 @@ describe(`the worker's end, queue on ${QUEUE_BACKEND}`, () => {
       done.push(textOf(bytes));
       return imageAnalysis([]);
     };
-    const config = { workerConcurrency: 1, publicUrl: undefined, maxAnalysisAgeMinutes: 60, retentionDays: 0 };
+    const config = { ...WORKER_CONFIG, workerConcurrency: 1 };
     const first = work(slow, { config });
     const id = await post(['a', 'b', 'c']);
     await until(async () => (await getAnalysisDocument(test.database, id))?.status === 'processing', 'the start');

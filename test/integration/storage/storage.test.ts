@@ -16,10 +16,10 @@ import {
 import { getCellArtefact, getCells } from '../../../src/storage/cells.js';
 import type { Database } from '../../../src/storage/database.js';
 import {
+  ATTEMPTS_PER_DESTINATION,
   claimDelivery,
-  markAttemptFailed,
-  markDelivered,
-  nextAttemptAt,
+  type Delivery,
+  endAttempt,
   overdueDeliveries,
 } from '../../../src/storage/deliveries.js';
 import { getImageCells, getImageFile, getImageSaliency } from '../../../src/storage/images.js';
@@ -50,7 +50,14 @@ afterAll(() => test.close());
 const FINISH: FinishOptions = {
   conclude,
   interrupted: IMAGE_INTERRUPTED,
-  eventOf: (document) => ({ type: `analysis.${document.status}`, body: JSON.stringify({ id: document.id }) }),
+  eventsOf: (document) => [
+    {
+      type: `analysis.${document.status}`,
+      body: JSON.stringify({ id: document.id }),
+      occurrence: '',
+      toCallback: true,
+    },
+  ],
 };
 const ABSENT = '01890000-0000-7000-8000-000000000000';
 
@@ -179,7 +186,7 @@ describe('ids that name nothing', () => {
     expect(await waitForCompletion(db, id, 0)).toBeNull();
     expect(await startImage(db, id, 0)).toBeNull();
     expect(await finishAnalysis(db, id, FINISH)).toBeNull();
-    expect(await failAnalysis(db, id, IMAGE_INTERRUPTED, FINISH.eventOf)).toBeNull();
+    expect(await failAnalysis(db, id, IMAGE_INTERRUPTED, FINISH.eventsOf)).toBeNull();
   });
 
   it('image indexes and cell ids that no image or cell can have', async () => {
@@ -350,7 +357,7 @@ describe('the end of an analysis', () => {
       cellFinding('erythroblast'),
     ]);
     const finished = await finishAnalysis(db, id, FINISH);
-    expect(finished).toMatchObject({ changed: true, deliveryId: null });
+    expect(finished).toMatchObject({ changed: true, deliveryIds: [] });
     const document = await getAnalysisDocument(db, id);
     expect(document).toEqual(finished?.document);
     expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 3 }, review: { required: true } });
@@ -375,7 +382,8 @@ describe('the end of an analysis', () => {
     const both = await Promise.all([finishAnalysis(db, id, FINISH), finishAnalysis(db, id, FINISH)]);
     expect(both.map((finished) => finished?.changed).sort()).toEqual([false, true]);
     expect(both[0]?.document).toEqual(both[1]?.document);
-    expect(both[0]?.deliveryId).toBe(both[1]?.deliveryId);
+    expect(both[0]?.deliveryIds).toHaveLength(1);
+    expect(both[0]?.deliveryIds).toEqual(both[1]?.deliveryIds);
     expect(await rows('deliveries', id)).toBe(1);
   });
 
@@ -411,7 +419,7 @@ describe('the end of an analysis', () => {
       review: null,
       problem: { code: 'all-images-failed' },
     });
-    expect(finished?.deliveryId).not.toBeNull();
+    expect(finished?.deliveryIds).toHaveLength(1);
     expect((await getAnalysisDocument(db, id))?.status).toBe('failed');
   });
 
@@ -526,7 +534,7 @@ describe('what the sweep asks for', () => {
     const id = await create({ priority: 'stat' }, [file(), file(), file()]);
     await analysed(id, 1, []);
     const done = await create();
-    await failAnalysis(db, done, IMAGE_INTERRUPTED, FINISH.eventOf);
+    await failAnalysis(db, done, IMAGE_INTERRUPTED, FINISH.eventsOf);
     const open = await openAnalyses(db, 0, 1000);
     expect(open.find((one) => one.id === id)).toEqual({ id, priority: 'stat', openImages: [0, 2] });
     expect(open.some((one) => one.id === done)).toBe(false);
@@ -542,42 +550,103 @@ describe('what the sweep asks for', () => {
 });
 
 describe('a delivery', () => {
-  async function pending(): Promise<string> {
-    const id = await create({ callbackUrl: 'http://lis.test/hook' });
+  const CLAIM = { leaseMs: 60_000, lane: 'prompt' } as const;
+  const END = { disableAfterMs: 86_400_000 };
+  const result = (httpStatus: number) => ({
+    ok: httpStatus < 300,
+    httpStatus,
+    error: httpStatus < 300 ? null : `the receiver answered ${httpStatus}`,
+    durationMs: 12.3,
+    gone: false,
+  });
+  let receivers = 0;
+  /** Each has a receiver of its own unless told otherwise. */
+  async function pending(given?: string): Promise<string> {
+    receivers += 1;
+    const callbackUrl = given ?? `http://lis-${receivers}.test/hook`;
+    const id = await create({ callbackUrl });
     await analysed(id, 0, []);
     const finished = await finishAnalysis(db, id, FINISH);
-    return finished?.deliveryId ?? '';
+    return finished?.deliveryIds[0] ?? '';
   }
+  async function claimed(id: string, options: Parameters<typeof claimDelivery>[2] = CLAIM): Promise<Delivery> {
+    const claim = await claimDelivery(db, id, options);
+    if (claim.kind !== 'claimed') throw new Error(claim.kind);
+    return claim.delivery;
+  }
+  const row = (id: string) => db.prisma.delivery.findUnique({ where: { id } });
 
   it('is claimed by one of many', async () => {
-    const id = await pending();
-    const claims = await Promise.all(Array.from({ length: 5 }, () => claimDelivery(db, id, 60_000)));
-    expect(claims.filter((claim) => claim !== null)).toMatchObject([{ id, url: 'http://lis.test/hook', attempts: 1 }]);
+    const id = await pending('http://one.test/hook');
+    const claims = await Promise.all(Array.from({ length: 5 }, () => claimDelivery(db, id, CLAIM)));
+    expect(claims.filter(({ kind }) => kind === 'claimed')).toMatchObject([
+      { delivery: { id, url: 'http://one.test/hook', attempts: 1, destination: 'http://one.test', endpoint: null } },
+    ]);
+    expect(claims.filter(({ kind }) => kind === 'later')).toHaveLength(4);
   });
 
   it('comes back when its claim has lapsed', async () => {
     const id = await pending();
-    await claimDelivery(db, id, -5_000);
+    await claimed(id, { leaseMs: -5_000, lane: 'prompt' });
     expect(await overdueDeliveries(db, 1_000, 100)).toContain(id);
-    expect((await claimDelivery(db, id, 60_000))?.attempts).toBe(2);
+    expect((await claimed(id)).attempts).toBe(2);
     expect(await overdueDeliveries(db, 1_000, 100)).not.toContain(id);
   });
 
   it('waits for its next attempt, and ends delivered or given up', async () => {
     const id = await pending();
-    await claimDelivery(db, id, 60_000);
     const due = new Date(Date.now() + 60_000);
-    await markAttemptFailed(db, id, { httpStatus: 503, error: 'the receiver answered 503' }, due);
-    expect(await nextAttemptAt(db, id)).toEqual(due);
-    expect(await claimDelivery(db, id, 60_000)).toBeNull();
-    await markDelivered(db, id, { httpStatus: 200, error: null });
-    expect(await nextAttemptAt(db, id)).toBeNull();
-    expect(await claimDelivery(db, id, 60_000)).toBeNull();
+    const ended = await endAttempt(db, await claimed(id), result(503), { ...END, nextAttemptAt: due });
+    expect(ended).toEqual({ waiting: [], failing: true, disabled: null });
+    expect(await claimDelivery(db, id, CLAIM)).toEqual({ kind: 'later', at: due });
+    await db.pool.query('UPDATE deliveries SET next_attempt_at = now() WHERE id = $1', [id]);
+    expect(await claimDelivery(db, id, CLAIM)).toEqual({ kind: 'failing' });
+    const again = await claimed(id, { ...CLAIM, lane: 'failing' });
+    await endAttempt(db, again, result(200), { ...END, nextAttemptAt: null });
+    expect(await row(id)).toMatchObject({ status: 'delivered', attempts: 2, lastStatus: 200, lastError: null });
+    expect(await claimDelivery(db, id, CLAIM)).toEqual({ kind: 'none' });
+    const log = await db.prisma.deliveryAttempt.findMany({ where: { deliveryId: id }, orderBy: { id: 'asc' } });
+    expect(log).toMatchObject([
+      { httpStatus: 503, error: 'the receiver answered 503', durationMs: 12 },
+      { httpStatus: 200, error: null },
+    ]);
 
     const hopeless = await pending();
-    await claimDelivery(db, hopeless, 60_000);
-    await markAttemptFailed(db, hopeless, { httpStatus: 410, error: 'the receiver answered 410' }, null);
-    const row = await db.prisma.delivery.findUnique({ where: { id: hopeless } });
-    expect(row).toMatchObject({ status: 'failed', attempts: 1, lastStatus: 410, nextAttemptAt: null });
+    await endAttempt(db, await claimed(hopeless), result(410), { ...END, nextAttemptAt: null });
+    expect(await row(hopeless)).toMatchObject({ status: 'failed', attempts: 1, lastStatus: 410, nextAttemptAt: null });
+  });
+
+  it('waits while its receiver has enough to do, and is named when a place is free', async () => {
+    const ids: string[] = [];
+    for (let n = 0; n < ATTEMPTS_PER_DESTINATION + 2; n++) ids.push(await pending('http://busy.test/hook'));
+    const claims = await Promise.all(ids.map((id) => claimDelivery(db, id, CLAIM)));
+    expect(claims.map(({ kind }) => kind).sort()).toEqual([
+      'busy',
+      'busy',
+      ...Array.from({ length: ATTEMPTS_PER_DESTINATION }, () => 'claimed'),
+    ]);
+    const [first] = claims.flatMap((claim) => (claim.kind === 'claimed' ? [claim.delivery] : []));
+    if (first === undefined) throw new Error('nothing was claimed');
+    const { waiting } = await endAttempt(db, first, result(204), { ...END, nextAttemptAt: null });
+    expect(waiting).toHaveLength(1);
+    expect(claims[ids.indexOf(waiting[0] ?? '')]).toEqual({ kind: 'busy' });
+  });
+
+  it('of a dead receiver does not hide those of others from the sweep', async () => {
+    for (let n = 0; n < 12; n++) await pending('http://dead.test/hook');
+    await db.pool.query(
+      `UPDATE deliveries SET next_attempt_at = now() - interval '1 day' WHERE url LIKE '%dead.test%'`,
+    );
+    const other = await pending();
+    await db.pool.query(`UPDATE deliveries SET next_attempt_at = now() - interval '1 hour' WHERE id = $1`, [other]);
+    expect(await overdueDeliveries(db, 60_000, ATTEMPTS_PER_DESTINATION + 1)).toContain(other);
+  });
+
+  it('goes with its analysis, also while an attempt is made', async () => {
+    const id = await pending();
+    const delivery = await claimed(id);
+    await db.pool.query('DELETE FROM analyses WHERE id = (SELECT analysis_id FROM deliveries WHERE id = $1)', [id]);
+    await endAttempt(db, delivery, result(200), { ...END, nextAttemptAt: null });
+    expect(await row(id)).toBeNull();
   });
 });

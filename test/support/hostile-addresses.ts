@@ -1,0 +1,212 @@
+/**
+ * Addresses that a caller could name to reach what it must not. `{port}` stands for the port of a listener that takes
+ * every address of this machine, so that most of the refused ones would arrive if they were called.
+ */
+
+/** Refused with the default configuration, before any look-up. Grouped by what they try. */
+export const REFUSED: Readonly<Record<string, readonly string[]>> = {
+  'loopback in its many forms': [
+    'http://127.0.0.1:{port}/',
+    'http://127.0.0.2:{port}/',
+    'http://127.255.255.254:{port}/',
+    'http://127.1:{port}/',
+    'http://127.0.1:{port}/',
+    'http://127.0.0.1.:{port}/',
+    'http://2130706433:{port}/',
+    'http://0x7f000001:{port}/',
+    'http://0x7f.0.0.1:{port}/',
+    'http://0x7f.1:{port}/',
+    'http://0177.0.0.1:{port}/',
+    'http://0177.0.0.01:{port}/',
+    'http://017700000001:{port}/',
+    'http://%31%32%37.0.0.1:{port}/',
+    'http://１２７.0.0.1:{port}/',
+    'http://127。0。0。1:{port}/',
+    'http://①②⑦.0.0.1:{port}/',
+    'https://127.0.0.1:{port}/',
+    'HTTP://127.0.0.1:{port}/',
+  ],
+  'loopback over IPv6': [
+    'http://[::1]:{port}/',
+    'http://[0:0:0:0:0:0:0:1]:{port}/',
+    'http://[0000:0000:0000:0000:0000:0000:0000:0001]:{port}/',
+    'http://[::ffff:127.0.0.1]:{port}/',
+    'http://[::ffff:7f00:1]:{port}/',
+    'http://[0:0:0:0:0:ffff:127.0.0.1]:{port}/',
+    'http://[::127.0.0.1]:{port}/',
+    'http://[64:ff9b::127.0.0.1]:{port}/',
+    'http://[64:ff9b::7f00:1]:{port}/',
+    'http://[64:ff9b:1::7f00:1]:{port}/',
+    'http://[2002:7f00:1::]:{port}/',
+    'http://[2002:7f00:1::1]:{port}/',
+    'http://[2001:0:7f00:1::]:{port}/',
+    'http://[2001:0:53aa:64c:0:0:80ff:fffe]:{port}/',
+  ],
+  'no address of a host': [
+    'http://0.0.0.0:{port}/',
+    'http://0:{port}/',
+    'http://0.0.0.1:{port}/',
+    'http://[::]:{port}/',
+    'http://[::ffff:0.0.0.0]:{port}/',
+  ],
+  'private networks': [
+    'http://10.0.0.1:{port}/',
+    'http://10.255.255.255:{port}/',
+    'http://012.0.0.1:{port}/',
+    'http://167772161:{port}/',
+    'http://0xa000001:{port}/',
+    'http://172.16.0.1:{port}/',
+    'http://172.31.255.255:{port}/',
+    'http://192.168.0.1:{port}/',
+    'http://0xc0.0xa8.0x0.0x1:{port}/',
+    'http://[::ffff:10.0.0.1]:{port}/',
+    'http://[64:ff9b::10.0.0.1]:{port}/',
+    'http://[fc00::1]:{port}/',
+    'http://[fd00::2]:{port}/',
+    'http://[fd12:3456::1]:{port}/',
+    'http://[fec0::1]:{port}/',
+  ],
+  'link-local addresses': [
+    'http://169.254.0.1:{port}/',
+    'http://[fe80::1]:{port}/',
+    'http://[febf::1]:{port}/',
+    'http://[fe80::1%25eth0]:{port}/',
+    'http://[fe80::1%eth0]:{port}/',
+  ],
+  'cloud metadata': [
+    'http://169.254.169.254/latest/meta-data/',
+    'http://169.254.170.2/v2/credentials',
+    'http://2852039166/latest/meta-data/',
+    'http://0xa9fea9fe/latest/meta-data/',
+    'http://0251.0376.0251.0376/latest/meta-data/',
+    'http://[::ffff:169.254.169.254]/latest/meta-data/',
+    'http://[fd00:ec2::254]/latest/meta-data/',
+    'http://100.100.100.200/latest/meta-data/',
+    'http://168.63.129.16/metadata/instance',
+    'http://192.0.0.192/opc/v2/',
+  ],
+  'carrier networks (CGNAT)': ['http://100.64.0.1:{port}/', 'http://100.127.255.254:{port}/'],
+  'multicast, broadcast and reserved': [
+    'http://224.0.0.1:{port}/',
+    'http://239.255.255.250:{port}/',
+    'http://255.255.255.255:{port}/',
+    'http://240.0.0.1:{port}/',
+    'http://[ff02::1]:{port}/',
+    'http://[ff0e::1]:{port}/',
+    'http://192.0.0.1:{port}/',
+    'http://192.0.2.2:{port}/',
+    'http://198.18.0.1:{port}/',
+    'http://198.51.100.1:{port}/',
+    'http://203.0.113.1:{port}/',
+    'http://192.88.99.1:{port}/',
+    'http://[2001:db8::1]:{port}/',
+    'http://[2001:2::1]:{port}/',
+    'http://[3fff::1]:{port}/',
+    'http://[100::1]:{port}/',
+    'http://[5f00::1]:{port}/',
+  ],
+  'credentials in the URL': [
+    'http://user:secret@127.0.0.1:{port}/',
+    'http://user@127.0.0.1:{port}/',
+    'http://1.1.1.1@127.0.0.1:{port}/',
+    'http://1.1.1.1:80@127.0.0.1:{port}/',
+    'https://user:secret@1.1.1.1/',
+  ],
+  'other schemes': [
+    'ftp://127.0.0.1:{port}/',
+    'file:///etc/passwd',
+    'gopher://127.0.0.1:{port}/_POST',
+    'ws://127.0.0.1:{port}/',
+    'javascript:alert(1)',
+    'data:text/plain,hello',
+    'unix:/var/run/docker.sock',
+  ],
+  'ports of other services': [
+    'http://1.1.1.1:22/',
+    'http://1.1.1.1:25/',
+    'http://1.1.1.1:0/',
+    'https://1.1.1.1:465/',
+    'http://[2606:4700::1111]:23/',
+  ],
+  'no URLs at all': [
+    'http://127.0.0.1:99999/',
+    'http://999.999.999.999:{port}/',
+    'http://[::1:{port}/',
+    'http://',
+    '//127.0.0.1:{port}/',
+    '127.0.0.1:{port}/',
+    'http://0x100000000:{port}/',
+  ],
+};
+
+/** Names that the test's own name server leads astray; they can be refused only by their look-up. */
+export const REFUSED_NAMES: Readonly<Record<string, readonly string[]>> = {
+  'loopback.test': ['127.0.0.1'],
+  'loopback6.test': ['::1'],
+  'mapped.test': ['::ffff:127.0.0.1'],
+  'private.test': ['10.1.2.3'],
+  'several.test': ['192.168.3.4', '127.0.0.1', 'fd00::1'],
+  'metadata.test': ['169.254.169.254'],
+  'zero.test': ['0.0.0.0', '::'],
+  'nat64.test': ['64:ff9b::7f00:1'],
+  'nothing.test': [],
+};
+
+/** Judged only, never called: they belong to others. The edges of the refused networks. */
+export const PUBLIC: readonly string[] = [
+  'https://1.1.1.1/',
+  'https://8.8.8.8:8443/hook?lis=1',
+  'http://9.255.255.255/',
+  'http://11.0.0.1/',
+  'http://100.63.255.255/',
+  'http://100.128.0.0/',
+  'http://126.255.255.255/',
+  'http://128.0.0.1/',
+  'http://169.253.255.255/',
+  'http://169.255.0.1/',
+  'http://172.15.255.255/',
+  'http://172.32.0.1/',
+  'http://192.167.255.255/',
+  'http://192.169.0.1/',
+  'http://198.17.255.255/',
+  'http://198.20.0.1/',
+  'http://223.255.255.255/',
+  'https://[2606:4700::1111]/',
+  'https://[2a00:1450::1]:1024/',
+  'https://[2001:200::1]/',
+  'https://[2003::1]/',
+  'https://[64:ff9b::8.8.8.8]/',
+  'https://[::ffff:8.8.8.8]/',
+];
+
+/** With 127.0.0.0/8 and ::1/128 allowed these arrive at the listener. */
+export const ALLOWED_LOOPBACK: readonly string[] = [
+  'http://127.0.0.1:{port}/',
+  'http://127.0.0.2:{port}/',
+  'http://127.1:{port}/',
+  'http://2130706433:{port}/',
+  'http://0x7f000001:{port}/',
+  'http://[::1]:{port}/',
+  'http://[::ffff:127.0.0.1]:{port}/',
+  'http://localhost:{port}/',
+];
+
+/** No configuration lets these through. */
+export const NEVER: readonly string[] = [
+  'http://0.0.0.0:{port}/',
+  'http://[::]:{port}/',
+  'http://169.254.169.254/',
+  'http://[::ffff:169.254.169.254]/',
+  'http://[fd00:ec2::254]/',
+  'http://100.100.100.200/',
+  'http://168.63.129.16/',
+  'http://224.0.0.1:{port}/',
+  'http://255.255.255.255:{port}/',
+  'http://[ff02::1]:{port}/',
+];
+
+export const REFUSED_URLS: readonly string[] = Object.values(REFUSED).flat();
+
+export function atPort(url: string, port: number): string {
+  return url.replaceAll('{port}', String(port));
+}
