@@ -2,7 +2,9 @@
 import type { Logger } from 'pino';
 import { differential } from '../hematology/differential.js';
 import { reviewRules } from '../hematology/review-rules.js';
+import { unverified } from '../hematology/verification.js';
 import type { Metrics } from '../observability/metrics.js';
+import { type OutgoingOptions, outgoingReports } from '../reporting/outgoing.js';
 import { analysisEvent } from '../reporting/webhook-event.js';
 import type { Database } from '../storage/database.js';
 import type { AnalysisDocument, StoredProblem } from '../storage/documents.js';
@@ -18,10 +20,12 @@ import type { Queues } from './queues.js';
 
 export interface FinishDeps {
   readonly db: Database;
-  readonly queues: Pick<Queues, 'addDelivery'>;
+  readonly queues: Pick<Queues, 'addDelivery' | 'addReport'>;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly publicUrl: string | undefined;
+  /** Absent: no reports are sent. */
+  readonly outgoing?: OutgoingOptions | undefined;
 }
 
 /** May run twice: the first run's result stands, and its delivery is enqueued again if it is still to be made. */
@@ -30,6 +34,7 @@ export async function finishAnalysis(deps: FinishDeps, analysisId: string): Prom
     conclude,
     interrupted: IMAGE_INTERRUPTED,
     eventOf: (document) => eventOf(document, deps.publicUrl),
+    reportsOf: (document) => (deps.outgoing === undefined ? [] : outgoingReports(document, deps.outgoing)),
   });
   if (finished !== null) await announce(deps, finished);
 }
@@ -42,7 +47,7 @@ export async function giveUpAnalysis(deps: FinishDeps, analysisId: string, probl
 
 async function announce(
   { queues, metrics, log }: FinishDeps,
-  { document, deliveryId, changed }: Finished,
+  { document, deliveryId, reports, changed }: Finished,
 ): Promise<void> {
   if (changed) {
     const durationMs = Date.parse(document.completedAt ?? document.createdAt) - Date.parse(document.createdAt);
@@ -54,14 +59,16 @@ async function announce(
     );
   }
   if (deliveryId !== null) await queues.addDelivery(deliveryId);
+  for (const report of reports) await queues.addReport(report);
 }
 
 /** Pure: what was found in, differential and review out. Completes as long as one image could be analysed. */
 export function conclude(findings: Findings): Outcome {
-  const { targetCells, wbcCount, images, cells } = findings;
+  const { targetCells, wbcCount, images, cells, endedAt } = findings;
   if (images.every((image) => image.failed)) return { status: 'failed', problem: allImagesFailed(images) };
   const counted = differential(cells, { targetCells, wbcCount });
-  return { status: 'completed', differential: counted, review: reviewRules({ differential: counted, cells, images }) };
+  const review = reviewRules({ differential: counted, cells, images });
+  return { status: 'completed', differential: counted, review, verification: unverified(cells, endedAt) };
 }
 
 function eventOf(document: AnalysisDocument, publicUrl: string | undefined): { type: string; body: string } {

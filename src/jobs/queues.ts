@@ -19,8 +19,15 @@ import type { Logger } from 'pino';
 import { ExpectedError } from '../errors.js';
 import type { Priority } from '../storage/documents.js';
 import { openQueuePool } from '../storage/queue-pool.js';
+import type { PendingReport } from '../storage/reports.js';
 
-export const QUEUE_NAMES = ['leukodiff-images', 'leukodiff-analyses', 'leukodiff-deliveries'] as const;
+export const QUEUE_NAMES = [
+  'leukodiff-images',
+  'leukodiff-analyses',
+  'leukodiff-deliveries',
+  'leukodiff-hl7',
+  'leukodiff-fhir',
+] as const;
 export type QueueName = (typeof QUEUE_NAMES)[number];
 
 export interface AnalyzeImageData {
@@ -33,10 +40,15 @@ export interface FinishAnalysisData {
 export interface DeliverData {
   readonly deliveryId: string;
 }
+export interface SendReportData {
+  readonly reportId: string;
+}
 interface JobData {
   'leukodiff-images': AnalyzeImageData;
   'leukodiff-analyses': FinishAnalysisData;
   'leukodiff-deliveries': DeliverData;
+  'leukodiff-hl7': SendReportData;
+  'leukodiff-fhir': SendReportData;
 }
 
 export type QueueJob<Q extends QueueName> = Pick<
@@ -76,6 +88,7 @@ export interface Queues {
   /** Takes the jobs of an analysis out; those that run go on and find their rows ended. */
   removeAnalysis(analysisId: string): Promise<void>;
   addDelivery(deliveryId: string, delayMs?: number): Promise<void>;
+  addReport(report: PendingReport): Promise<void>;
   work<Q extends QueueName>(
     name: Q,
     concurrency: number,
@@ -183,9 +196,16 @@ function build<B extends IQueueBackend, C>(
   const images = open<AnalyzeImageData>('leukodiff-images');
   const analyses = open<FinishAnalysisData>('leukodiff-analyses');
   const deliveries = open<DeliverData>('leukodiff-deliveries');
+  const reports = { hl7: open<SendReportData>('leukodiff-hl7'), fhir: open<SendReportData>('leukodiff-fhir') };
   const flows = new classes.FlowProducer(common);
   flows.on('error', onError);
-  const all = { 'leukodiff-images': images, 'leukodiff-analyses': analyses, 'leukodiff-deliveries': deliveries };
+  const all = {
+    'leukodiff-images': images,
+    'leukodiff-analyses': analyses,
+    'leukodiff-deliveries': deliveries,
+    'leukodiff-hl7': reports.hl7,
+    'leukodiff-fhir': reports.fhir,
+  };
 
   return {
     backend,
@@ -235,6 +255,10 @@ function build<B extends IQueueBackend, C>(
         },
       );
     },
+    addReport: async ({ id, channel }) => {
+      const opts = { jobId: id, removeOnComplete: true, removeOnFail: true };
+      await reports[channel].add('send-report', { reportId: id }, opts);
+    },
     work: (name, concurrency, processor) => {
       const run = processor as unknown as Processor;
       const worker = new classes.Worker(name, (job, token) => run(job, token), {
@@ -259,7 +283,7 @@ function build<B extends IQueueBackend, C>(
     },
     close: async () => {
       // A backend that is down does not answer; its connections end with the process.
-      const closed = Promise.allSettled([images.close(), analyses.close(), deliveries.close(), flows.close()]);
+      const closed = Promise.allSettled([...Object.values(all), flows].map((one) => one.close()));
       await within(CLOSE_TIMEOUT_MS, closed).catch(() => undefined);
       await release();
     },

@@ -7,6 +7,7 @@ import type pg from 'pg';
 import type { CellType } from '../hematology/cell-types.js';
 import type { Differential } from '../hematology/differential.js';
 import type { Review } from '../hematology/review-rules.js';
+import type { Verification } from '../hematology/verification.js';
 import type { Box, CellFlag, ImageQuality, ImageScale, ModelInfo } from '../vision/types.js';
 import { type AnalysisRow, type ImageRow, toDocument } from './analyses.js';
 import { NOTIFY_COMPLETED } from './completions.js';
@@ -14,6 +15,7 @@ import { type Database, inTransaction } from './database.js';
 import type { AnalysisDocument, StoredProblem } from './documents.js';
 import { isUuid, uuidv7 } from './ids.js';
 import { readImageBytes } from './images.js';
+import { insertReports, type PendingReport, pendingReports, type ReportDraft } from './reports.js';
 
 /** Cells in one INSERT: keeps a statement with their PNGs at some megabytes. */
 const CELL_BATCH = 200;
@@ -217,6 +219,8 @@ export interface Findings {
   readonly wbcCount: number | null;
   readonly images: readonly ImageFinding[];
   readonly cells: readonly CountedCell[];
+  /** When the analysis ends: now. ISO 8601, UTC. */
+  readonly endedAt: string;
 }
 
 export interface ImageFinding {
@@ -227,7 +231,12 @@ export interface ImageFinding {
 }
 
 export type Outcome =
-  | { readonly status: 'completed'; readonly differential: Differential; readonly review: Review }
+  | {
+      readonly status: 'completed';
+      readonly differential: Differential;
+      readonly review: Review;
+      readonly verification: Verification;
+    }
   | { readonly status: 'failed'; readonly problem: StoredProblem };
 
 export interface FinishOptions {
@@ -237,12 +246,16 @@ export interface FinishOptions {
   readonly interrupted: StoredProblem;
   /** The event that goes to the callback address, as its final bytes. */
   readonly eventOf: (document: AnalysisDocument) => { readonly type: string; readonly body: string };
+  /** The reports that go to other systems. */
+  readonly reportsOf?: (document: AnalysisDocument) => readonly ReportDraft[];
 }
 
 export interface Finished {
   readonly document: AnalysisDocument;
   /** A delivery that is still to be made. */
   readonly deliveryId: string | null;
+  /** Reports that are still to be sent. */
+  readonly reports: readonly PendingReport[];
   /** False when an earlier run had ended the analysis: its result stands. */
   readonly changed: boolean;
 }
@@ -258,7 +271,8 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
     const [present] = locked;
     if (present === undefined) return null;
     if (present.result !== null) {
-      return { document: present.result, deliveryId: await pendingDelivery(client, id), changed: false };
+      const deliveryId = await pendingDelivery(client, id);
+      return { document: present.result, deliveryId, reports: await pendingReports(client, id), changed: false };
     }
     await client.query(
       `UPDATE images SET status = 'failed', completed_at = now(), problem = $2
@@ -266,7 +280,9 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       [id, JSON.stringify(options.interrupted)],
     );
     const { analysis, images } = await readRows(client, id);
+    const completedAt = new Date();
     const outcome = options.conclude({
+      endedAt: completedAt.toISOString(),
       targetCells: analysis.targetCells,
       wbcCount: analysis.wbcCount,
       images: images.map((image) => ({
@@ -277,7 +293,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       })),
       cells: await readCells(client, id),
     });
-    return end(client, analysis, images, outcome, options.eventOf);
+    return end(client, { analysis, images, completedAt }, outcome, options);
   });
 }
 
@@ -297,19 +313,22 @@ export async function failAnalysis(
       [id, JSON.stringify(problem)],
     );
     const { analysis, images } = await readRows(client, id);
-    return end(client, analysis, images, { status: 'failed', problem }, eventOf);
+    const ending = { analysis, images, completedAt: new Date() };
+    return end(client, ending, { status: 'failed', problem }, { eventOf });
   });
 }
 
 async function end(
   client: pg.PoolClient,
-  analysis: AnalysisRow,
-  images: readonly ImageRow[],
+  {
+    analysis,
+    images,
+    completedAt,
+  }: { readonly analysis: AnalysisRow; readonly images: readonly ImageRow[]; readonly completedAt: Date },
   outcome: Outcome,
-  eventOf: FinishOptions['eventOf'],
+  { eventOf, reportsOf }: Pick<FinishOptions, 'eventOf' | 'reportsOf'>,
 ): Promise<Finished> {
   const { id } = analysis;
-  const completedAt = new Date();
   const document = toDocument(analysis, images, { ...outcome, completedAt: completedAt.toISOString() });
   const { differential, review, problem } = document;
   await client.query(
@@ -325,7 +344,7 @@ async function end(
       problem === null ? null : JSON.stringify(problem),
     ],
   );
-  if (differential !== null) await insertDifferential(client, id, differential);
+  if (differential !== null) await writeDifferential(client, id, differential);
   let deliveryId: string | null = null;
   if (analysis.callbackUrl !== null) {
     const { type, body } = eventOf(document);
@@ -335,15 +354,18 @@ async function end(
       [deliveryId, id, type, analysis.callbackUrl, body],
     );
   }
+  const reports = await insertReports(client, document, reportsOf?.(document) ?? []);
   await client.query(NOTIFY_COMPLETED, [id]);
-  return { document, deliveryId, changed: true };
+  return { document, deliveryId, reports, changed: true };
 }
 
-async function insertDifferential(client: pg.PoolClient, id: string, differential: Differential): Promise<void> {
+/** Replaces the rows of the differential. */
+export async function writeDifferential(client: pg.PoolClient, id: string, differential: Differential): Promise<void> {
   const rows = [
     ...differential.classes,
     ...differential.others.map((line) => ({ ...line, percent: null, ci95: null, absoluteCount: null })),
   ];
+  await client.query('DELETE FROM differential_rows WHERE analysis_id = $1', [id]);
   await client.query(
     `INSERT INTO differential_rows (analysis_id, class, count, percent, ci_low, ci_high, absolute_count)
      SELECT $1, * FROM unnest($2::text[], $3::int[], $4::float8[], $5::float8[], $6::float8[], $7::float8[])`,

@@ -47,6 +47,8 @@ export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
         { name: 'Analyses', description: 'Orders with their images, and what was found.' },
         { name: 'Images', description: 'The posted images and pictures of their results.' },
         { name: 'Cells', description: 'The found cells, one by one.' },
+        { name: 'Review', description: 'What people do to a result before it is final.' },
+        { name: 'Reports', description: 'Results in the languages of laboratory systems.' },
         { name: 'Operation', description: 'For those who run the service.' },
       ],
     },
@@ -79,7 +81,7 @@ type Operation = OpenAPIV3_1.OperationObject & { 'x-problems'?: readonly Problem
 function complete(document: OpenAPIV3_1.Document, deps: HttpDeps): OpenAPIV3_1.Document {
   const used = new Set<ProblemSlug>();
   for (const item of Object.values(document.paths ?? {})) {
-    for (const operation of [item?.get, item?.post, item?.delete] as (Operation | undefined)[]) {
+    for (const operation of [item?.get, item?.post, item?.patch, item?.delete] as (Operation | undefined)[]) {
       if (operation === undefined) continue;
       for (const answer of Object.values(operation.responses ?? {})) addExample(answer as OpenAPIV3_1.ResponseObject);
       const slugs = [...(operation['x-problems'] ?? []), ...EVERYWHERE];
