@@ -21,7 +21,7 @@ interface Documented {
 export function expectContract(
   app: App,
   response: Pick<LightMyRequestResponse, 'statusCode' | 'headers' | 'body'>,
-  method: 'get' | 'post' | 'delete',
+  method: 'get' | 'post' | 'patch' | 'delete',
   path: string,
 ): void {
   const document = app.swagger() as unknown as Documented;
