@@ -260,6 +260,8 @@ function build<B extends IQueueBackend, C>(
       await reports[channel].add('send-report', { reportId: id }, opts);
     },
     work: (name, concurrency, processor) => {
+      // A receiver of HL7 messages takes one at a time, however many workers there are.
+      if (name === 'leukodiff-hl7') void reports.hl7.setGlobalConcurrency(1).catch(onError);
       const run = processor as unknown as Processor;
       const worker = new classes.Worker(name, (job, token) => run(job, token), {
         ...namespace,

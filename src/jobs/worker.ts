@@ -3,16 +3,20 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { Metrics } from '../observability/metrics.js';
+import type { OutgoingOptions } from '../reporting/outgoing.js';
 import type { Database } from '../storage/database.js';
 import type { Vision } from '../vision/index.js';
 import { analyzeImage } from './analyze-image.js';
 import { deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
 import type { Queues } from './queues.js';
+import { type ReportSender, reportJob, type SendReportDeps } from './send-report.js';
 import { sweep } from './sweep.js';
 
 const SWEEP_INTERVAL_MS = 15_000;
 const DELIVERY_CONCURRENCY = 8;
+/** One message at a time, over one connection; a FHIR server takes several requests at once. */
+const REPORT_CONCURRENCY = { hl7: 1, fhir: 4 } as const;
 const FINISH_CONCURRENCY = 4;
 const FORCED_CLOSE_MS = 3_000;
 
@@ -24,6 +28,12 @@ export interface WorkerDeps {
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly webhookSecret: string;
+  /** Which reports are made of results; absent: none. */
+  readonly outgoing?: OutgoingOptions | undefined;
+  /** How they leave. */
+  readonly senders?: readonly ReportSender[];
+  /** For tests: shorter waits between attempts to send a report. */
+  readonly reportWaits?: Pick<SendReportDeps, 'stepsMs' | 'pauseMs'>;
   /** For tests: shorter waits between webhook attempts. */
   readonly retryScheduleMs?: readonly number[];
 }
@@ -36,19 +46,28 @@ export interface JobWorker {
 export function startWorker(deps: WorkerDeps): JobWorker {
   const { config, db, queues, metrics, log } = deps;
   const shutdown = new AbortController();
-  const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl };
+  const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl, outgoing: deps.outgoing };
+  const senders = deps.senders ?? [];
+  const channels = senders.map((sender) => sender.channel);
   const workers = [
     queues.work('leukodiff-images', config.workerConcurrency, (job) =>
       analyzeImage({ ...deps, shutdown: shutdown.signal }, job),
     ),
     queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) => finishAnalysis(finishing, job.data.analysisId)),
     queues.work('leukodiff-deliveries', DELIVERY_CONCURRENCY, (job, token) => deliver(deps, job, token)),
+    ...senders.map((sender) =>
+      queues.work(
+        `leukodiff-${sender.channel}`,
+        REPORT_CONCURRENCY[sender.channel],
+        reportJob({ db, metrics, log, ...deps.reportWaits }, sender),
+      ),
+    ),
   ];
 
   let sweeping: Promise<unknown> = Promise.resolve();
   const sweepOnce = (): void => {
     sweeping = sweeping
-      .then(() => sweep({ ...finishing, config }))
+      .then(() => sweep({ ...finishing, config, channels }))
       .catch((error) => log.warn({ err: error }, 'the sweep failed'));
   };
   sweepOnce();
@@ -69,6 +88,7 @@ export function startWorker(deps: WorkerDeps): JobWorker {
         await Promise.race([left, sleep(FORCED_CLOSE_MS, undefined, { ref: false })]);
       }
       patience.abort();
+      for (const sender of senders) sender.close();
     },
   };
 }

@@ -26,6 +26,9 @@ export interface ClaimedReport {
   readonly orderKey: string;
   /** Attempts that began, this one included. */
   readonly attempts: number;
+  /** Earlier attempts that the receiver refused. */
+  readonly refusals: number;
+  readonly createdAt: Date;
 }
 
 /** Stores the reports of the revision that `document` is at. */
@@ -67,7 +70,7 @@ export async function claimReport(db: Database, id: string, leaseMs: number): Pr
         AND NOT EXISTS (SELECT 1 FROM report_deliveries AS earlier
                          WHERE earlier.channel = r.channel AND earlier.order_key = r.order_key
                            AND earlier.status = 'pending' AND earlier.id < r.id)
-      RETURNING id, body, order_key AS "orderKey", attempts`,
+      RETURNING id, body, order_key AS "orderKey", attempts, refusals, created_at AS "createdAt"`,
     [id, leaseMs],
   );
   return rows[0] ?? null;
@@ -84,7 +87,7 @@ export async function markReportDelivered(db: Database, id: string, answer: stri
 export async function markReportFailed(
   db: Database,
   id: string,
-  { answer, error }: { readonly answer: string | null; readonly error: string },
+  { answer, error, refused }: { readonly answer: string | null; readonly error: string; readonly refused: boolean },
   nextAttemptAt: Date | null,
 ): Promise<void> {
   await db.prisma.reportDelivery.updateMany({
@@ -94,6 +97,7 @@ export async function markReportFailed(
       nextAttemptAt,
       lastAnswer: answer,
       lastError: error,
+      ...(refused ? { refusals: { increment: 1 } } : {}),
     },
   });
 }
@@ -121,9 +125,18 @@ export async function nextReport(db: Database, channel: ReportChannel, orderKey:
 }
 
 /** Pending reports that have been due for `overdueMs`, the oldest first: their job may be gone. */
-export async function overdueReports(db: Database, overdueMs: number, limit: number): Promise<PendingReport[]> {
+export async function overdueReports(
+  db: Database,
+  channels: readonly ReportChannel[],
+  overdueMs: number,
+  limit: number,
+): Promise<PendingReport[]> {
   const rows = await db.prisma.reportDelivery.findMany({
-    where: { status: 'pending', nextAttemptAt: { lt: new Date(Date.now() - overdueMs) } },
+    where: {
+      channel: { in: [...channels] },
+      status: 'pending',
+      nextAttemptAt: { lt: new Date(Date.now() - overdueMs) },
+    },
     orderBy: { nextAttemptAt: 'asc' },
     take: limit,
     select: { id: true, channel: true },

@@ -32,6 +32,7 @@ CREATE TABLE "report_deliveries" (
     "body" TEXT NOT NULL,
     "status" "delivery_status" NOT NULL DEFAULT 'pending',
     "attempts" INTEGER NOT NULL DEFAULT 0,
+    "refusals" INTEGER NOT NULL DEFAULT 0,
     "next_attempt_at" TIMESTAMPTZ(3),
     "last_answer" TEXT,
     "last_error" TEXT,
