@@ -4,6 +4,7 @@
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
  * - the browser test of /docs (Chromium)
  * - the training package's tests (Python, from .venv)
+ * - the reports as Python's models and parsers of FHIR and HL7 v2 read them
  *
  *     npm run test:all
  *     npm run test:all -- --beyond     without `npm test`, where that ran before
@@ -63,11 +64,17 @@ function browserTests() {
 
 function pythonTests() {
   if (!existsSync(PYTHON)) {
-    failures.push(`training: no ${PYTHON} (python3 -m venv .venv && .venv/bin/pip install -e 'training[test]')`);
+    const install = ".venv/bin/pip install -e 'training[test]' -r test/python/requirements.txt";
+    failures.push(`python: no ${PYTHON} (python3 -m venv .venv && ${install})`);
     return;
   }
-  run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training']);
+  run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training', 'test/python']);
   run('training', PYTHON, ['-m', 'pytest', 'training', '-q', `--junitxml=${join(REPORTS, 'training.xml')}`]);
+  const samples = mkdtempSync(join(tmpdir(), 'leukodiff-reports-'));
+  run('report samples', 'npx', ['tsx', 'test/python/write-samples.ts', samples]);
+  const report = `--junitxml=${join(REPORTS, 'python.xml')}`;
+  run('reports in Python', PYTHON, ['-m', 'pytest', 'test/python', '-q', report], { REPORT_SAMPLES: samples });
+  rmSync(samples, { recursive: true, force: true });
 }
 
 /** @returns {Promise<{url: string, stop: () => Promise<void>} | null>} */
