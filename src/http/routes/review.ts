@@ -14,9 +14,9 @@ import {
   signAnalysis,
 } from '../../storage/reviews.js';
 import type { HttpDeps } from '../deps.js';
+import { enqueueCommitted } from '../enqueue.js';
 import { entityTag, isPrecondition } from '../etag.js';
 import { type LinkedAnalysis, withAnalysisLinks, withCellLinks } from '../links.js';
-import { loggable } from '../plugins/errors.js';
 import { type ProblemCause, ProblemError } from '../problems.js';
 import {
   AnalysisParams,
@@ -185,12 +185,8 @@ export function registerReview(app: App, deps: HttpDeps): void {
       case 'refused':
         throw refusalProblem(outcome.refusal);
       case 'done': {
-        // Committed: a queue that is away only delays the reports until the sweep.
         for (const report of outcome.reports) {
-          await deps.queues.addReport(report).catch((error: unknown) => {
-            const reason = error instanceof Error ? loggable(error) : String(error);
-            request.log.warn({ reportId: report.id, fault: reason }, 'not enqueued; the sweep will do it');
-          });
+          await enqueueCommitted(request, { reportId: report.id }, () => deps.queues.addReport(report));
         }
         reply.headers({ etag: tagOf(outcome.document), 'cache-control': 'private, no-cache' });
         return withAnalysisLinks(outcome.document);
