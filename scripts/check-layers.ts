@@ -108,7 +108,8 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   commands: {
     layers: COMPOSED,
     types: [],
-    packages: ['commander'],
+    // yaml: the site's own files.
+    packages: ['commander', 'yaml'],
     node: true,
   },
   // Version and root of the package.

@@ -3,7 +3,8 @@
  *
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
  * - the browser test of /docs (Chromium)
- * - the training package's tests, and what clients in Python make of the service (Python, from .venv)
+ * - the training package's tests (Python, from .venv)
+ * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2
  *
  *     npm run test:all
  *     npm run test:all -- --beyond     without `npm test`, where that ran before
@@ -63,14 +64,17 @@ function browserTests() {
 
 function pythonTests() {
   if (!existsSync(PYTHON)) {
-    failures.push(
-      `training: no ${PYTHON} (python3 -m venv .venv && .venv/bin/pip install -e 'training[test]' -r test/python/requirements.txt)`,
-    );
+    const install = ".venv/bin/pip install -e 'training[test]' -r test/python/requirements.txt";
+    failures.push(`python: no ${PYTHON} (python3 -m venv .venv && ${install})`);
     return;
   }
   run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training', 'test/python']);
-  run('clients', PYTHON, ['-m', 'pytest', 'test/python', '-q', `--junitxml=${join(REPORTS, 'clients.xml')}`]);
   run('training', PYTHON, ['-m', 'pytest', 'training', '-q', `--junitxml=${join(REPORTS, 'training.xml')}`]);
+  const samples = mkdtempSync(join(tmpdir(), 'leukodiff-reports-'));
+  run('report samples', 'npx', ['tsx', 'test/python/write-samples.ts', samples]);
+  const report = `--junitxml=${join(REPORTS, 'python.xml')}`;
+  run('reports in Python', PYTHON, ['-m', 'pytest', 'test/python', '-q', report], { REPORT_SAMPLES: samples });
+  rmSync(samples, { recursive: true, force: true });
 }
 
 /** @returns {Promise<{url: string, stop: () => Promise<void>} | null>} */

@@ -49,10 +49,27 @@ export interface Config {
   readonly webhookNetworks: readonly Network[];
   readonly webhookPorts: readonly PortRange[];
   readonly webhookDisableAfterDays: number;
+  /** Absolute path; undefined: the default codes and units. */
+  readonly reportProfile: string | undefined;
+  readonly reportsSend: 'all' | 'signed';
+  /** Undefined: no HL7 messages are sent. */
+  readonly hl7Destination: Hl7Destination | undefined;
+  /** Absolute path of a PEM file. */
+  readonly hl7TlsCaFile: string | undefined;
+  readonly hl7TimeoutSeconds: number;
+  /** Base address; undefined: nothing is sent to a FHIR server. */
+  readonly fhirServer: string | undefined;
+  readonly fhirServerToken: string | undefined;
   readonly logLevel: LogLevel;
   readonly logFormat: LogFormat;
   /** Where receivers of webhooks reach this service; undefined: links are relative. */
   readonly publicUrl: string | undefined;
+}
+
+export interface Hl7Destination {
+  readonly host: string;
+  readonly port: number;
+  readonly tls: boolean;
 }
 
 export interface ConfigVariable {
@@ -229,6 +246,49 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'A webhook endpoint is disabled when it has received nothing for this many days although it was tried at least ten times.',
     integer(1, 365),
   ),
+  variable(
+    'REPORT_PROFILE',
+    'reportProfile',
+    null,
+    'File (YAML or JSON) with the codes, units, reference ranges and system names of this site for FHIR and HL7. See docs/integration.md.',
+    (text) => resolve(text),
+  ),
+  variable(
+    'REPORTS_SEND',
+    'reportsSend',
+    'all',
+    'Which results are sent to HL7_DESTINATION and FHIR_SERVER: all (as preliminary when they are made, and again when signed) or signed.',
+    oneOf('all', 'signed'),
+  ),
+  variable(
+    'HL7_DESTINATION',
+    'hl7Destination',
+    null,
+    'MLLP receiver of HL7 v2 messages: mllp://host:port, or mllps://host:port for TLS. Not set: none are sent.',
+    hl7Destination,
+  ),
+  variable(
+    'HL7_TLS_CA_FILE',
+    'hl7TlsCaFile',
+    null,
+    'PEM file with the authority that signed the certificate of HL7_DESTINATION. Not set: the well-known authorities.',
+    (text) => resolve(text),
+  ),
+  variable(
+    'HL7_TIMEOUT_SECONDS',
+    'hl7TimeoutSeconds',
+    '30',
+    'How long to wait for the acknowledgement of an HL7 message, in seconds.',
+    integer(1, 300),
+  ),
+  variable(
+    'FHIR_SERVER',
+    'fhirServer',
+    null,
+    'Base address of a FHIR R4 server that results are written to as transactions. Not set: none.',
+    urlOf('http:', 'https:'),
+  ),
+  variable('FHIR_SERVER_TOKEN', 'fhirServerToken', null, 'Bearer token for FHIR_SERVER.', bearerToken),
   variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
   variable(
     'LOG_FORMAT',
@@ -308,6 +368,23 @@ function urlOf(...protocols: readonly string[]): (text: string) => string {
 
 function hostName(text: string): string {
   if (/[\s/]/.test(text) || text.includes('://')) throw new Error(`must be an address or a host name, not "${text}"`);
+  return text;
+}
+
+function hl7Destination(text: string): Hl7Destination {
+  const url = URL.canParse(text) ? new URL(text) : null;
+  const rest =
+    url === null ? '' : `${url.username}${url.password}${url.search}${url.hash}${url.pathname.replace('/', '')}`;
+  if (url === null || !/^mllps?:$/.test(url.protocol) || url.hostname === '' || url.port === '' || rest !== '') {
+    throw new Error('must be mllp://host:port, or mllps://host:port for TLS');
+  }
+  // IPv6 addresses stand in brackets in a URL, and nowhere else.
+  return { host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port), tls: url.protocol === 'mllps:' };
+}
+
+/** A secret: the message does not repeat it. */
+function bearerToken(text: string): string {
+  if (!/^[\x21-\x7e]+$/.test(text)) throw new Error('must be printable ASCII without spaces');
   return text;
 }
 

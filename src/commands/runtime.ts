@@ -1,16 +1,21 @@
 /** What `serve` and `work` have in common: opening everything in order, and one orderly end. */
+import { readFileSync } from 'node:fs';
 import type { Config } from '../config.js';
 import { ExpectedError } from '../errors.js';
 import { openQueues, type Queues } from '../jobs/queues.js';
+import { fhirSender, hl7Sender } from '../jobs/report-senders.js';
+import type { ReportSender } from '../jobs/send-report.js';
 import { loadWebhookSecret, type WebhookSecret } from '../jobs/webhook-secret.js';
 import { startWorker } from '../jobs/worker.js';
 import { createLogger, type Logger } from '../observability/logger.js';
 import { createMetrics, type Metrics } from '../observability/metrics.js';
+import type { OutgoingOptions } from '../reporting/outgoing.js';
 import { countQueued } from '../storage/analyses.js';
 import { type Database, openDatabase } from '../storage/database.js';
 import { loadSealer } from '../storage/sealing.js';
 import { createVision, ExecutionProviderError, ModelError, type ModelInfo } from '../vision/index.js';
 import { loadModel } from '../vision/manifest.js';
+import { loadSiteProfile } from './site-profile-file.js';
 
 export interface Runtime {
   readonly config: Config;
@@ -19,6 +24,8 @@ export interface Runtime {
   readonly queues: Queues;
   readonly metrics: Metrics;
   readonly model: ModelInfo;
+  /** Codes and units of the site, and which reports are sent. */
+  readonly outgoing: OutgoingOptions;
   /** Null without a worker in this process. */
   readonly webhookSecret: WebhookSecret | null;
   /** Runs before anything is closed, the last added first. */
@@ -46,6 +53,15 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     return closing;
   };
   try {
+    // A fault in the site's files is found before anything is opened.
+    const outgoing: OutgoingOptions = {
+      profile: loadSiteProfile(config.reportProfile),
+      publicUrl: config.publicUrl,
+      hl7: config.hl7Destination !== undefined,
+      fhir: config.fhirServer !== undefined,
+      send: config.reportsSend,
+    };
+    const senders = reportSenders(config);
     const db = await openDatabase({ databaseUrl: config.databaseUrl, dataDir: config.dataDir, log });
     steps.push(() => db.close());
     const queues = await openQueues({ redisUrl: config.redisUrl, databaseUrl: db.url, log });
@@ -59,15 +75,52 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       model = vision.model;
       webhookSecret = loadWebhookSecret(config);
       const secrets = { webhookSecret: webhookSecret.value, sealer: loadSealer(config) };
-      const jobs = startWorker({ config, db, queues, vision, metrics, log, ...secrets });
+      const jobs = startWorker({ config, db, queues, vision, metrics, log, outgoing, senders, ...secrets });
       steps.push(() => jobs.close(config.shutdownTimeoutSeconds * 1000));
     } else {
       model = await describeModel(config);
     }
-    return { config, log, db, queues, metrics, model, webhookSecret, onClose: (step) => steps.push(step), close };
+    return {
+      config,
+      log,
+      db,
+      queues,
+      metrics,
+      model,
+      outgoing,
+      webhookSecret,
+      onClose: (step) => steps.push(step),
+      close,
+    };
   } catch (error) {
     await close();
     throw error;
+  }
+}
+
+/** A FHIR server stores some dozens of resources in one transaction. */
+const FHIR_TIMEOUT_MS = 60_000;
+
+/** Opens no connection yet. */
+function reportSenders(config: Config): ReportSender[] {
+  const { hl7Destination, hl7TlsCaFile, fhirServer } = config;
+  return [
+    ...(hl7Destination === undefined
+      ? []
+      : [hl7Sender({ ...hl7Destination, ca: readCa(hl7TlsCaFile) }, config.hl7TimeoutSeconds * 1000)]),
+    ...(fhirServer === undefined
+      ? []
+      : [fhirSender({ url: fhirServer, token: config.fhirServerToken }, FHIR_TIMEOUT_MS)]),
+  ];
+}
+
+function readCa(file: string | undefined): string | undefined {
+  if (file === undefined) return undefined;
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new ExpectedError(`HL7_TLS_CA_FILE cannot be read: ${reason}`);
   }
 }
 

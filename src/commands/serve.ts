@@ -20,13 +20,14 @@ export interface ServeOptions {
 export async function serve(config: Config, { worker }: ServeOptions): Promise<void> {
   const version = readVersion();
   const runtime = await openRuntime({ config, version, worker });
-  const { log, db, queues, metrics, model } = runtime;
+  const { log, db, queues, metrics, model, outgoing } = runtime;
   try {
     const app = await buildApp({
       config,
       database: db,
       queues,
       model,
+      outgoing,
       logger: log,
       metrics: metrics.registry,
       readiness: () => readiness(runtime, worker),

@@ -16,6 +16,8 @@ import { registerHealth } from './routes/health.js';
 import { registerHome } from './routes/home.js';
 import { registerImages } from './routes/images.js';
 import { registerMetrics } from './routes/metrics.js';
+import { registerReports } from './routes/reports.js';
+import { registerReview } from './routes/review.js';
 import { registerWebhooks } from './routes/webhooks.js';
 import type { App } from './types.js';
 
@@ -60,7 +62,8 @@ export async function buildApp(deps: HttpDeps): Promise<App> {
 
   registerErrors(app);
   registerRequests(app, deps.metrics);
-  // Only uploads and webhook endpoints have a body. Anything else that comes with one is answered as if it had none, and read to its end.
+  // Uploads, reviews and webhook endpoints have a body, and say so. Anything else that comes with one is answered as if it had none,
+  // and read to its end.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', (_request, _payload, done) => done(null));
   await app.register(multipart);
@@ -75,6 +78,8 @@ export async function buildApp(deps: HttpDeps): Promise<App> {
   registerImages(app, deps);
   registerCells(app, deps);
   registerWebhooks(app, deps);
+  await app.register(async (scope) => registerReview(scope.withTypeProvider<TypeBoxTypeProvider>(), deps));
+  registerReports(app, deps);
   registerHealth(app, deps);
   registerMetrics(app, deps);
   await app.ready();

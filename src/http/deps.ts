@@ -2,6 +2,7 @@ import type { FastifyBaseLogger } from 'fastify';
 import type { Registry } from 'prom-client';
 import type { Config } from '../config.js';
 import type { Queues } from '../jobs/queues.js';
+import type { OutgoingOptions } from '../reporting/outgoing.js';
 import type { Database } from '../storage/database.js';
 import type { ModelInfo } from '../vision/types.js';
 
@@ -38,6 +39,8 @@ export interface HttpDeps {
   readonly database: Database;
   readonly queues: Queues;
   readonly model: ModelInfo;
+  /** Codes and units of the site, and which systems reports go to. Absent: the default profile, and to none. */
+  readonly outgoing?: OutgoingOptions | undefined;
   readonly logger: FastifyBaseLogger;
   /** Answered by `/metrics`; the HTTP layer adds its own metrics to it. */
   readonly metrics: Registry;

@@ -11,3 +11,9 @@ export function matchesEntityTag(ifNoneMatch: string | undefined, tag: string): 
   if (ifNoneMatch.trim() === '*') return true;
   return ifNoneMatch.split(',').some((candidate) => candidate.trim().replace(/^W\//, '') === tag);
 }
+
+/** Whether `If-Match` names `tag`: strong comparison, as RFC 9110 section 13.1.1 asks for changes. */
+export function isPrecondition(ifMatch: string, tag: string): boolean {
+  if (ifMatch.trim() === '*') return true;
+  return ifMatch.split(',').some((candidate) => candidate.trim() === tag);
+}

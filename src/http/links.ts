@@ -10,6 +10,10 @@ import type {
 export interface AnalysisLinks {
   readonly self: string;
   readonly cells: string;
+  readonly sign: string;
+  readonly changes: string;
+  readonly fhir: string;
+  readonly hl7: string;
 }
 
 export interface ImageLinks {
@@ -41,7 +45,14 @@ export interface AcceptedAnalysis {
 
 export function analysisLinks(id: string): AnalysisLinks {
   const self = `/analyses/${id}`;
-  return { self, cells: `${self}/cells` };
+  return {
+    self,
+    cells: `${self}/cells`,
+    sign: `${self}/sign`,
+    changes: `${self}/changes`,
+    fhir: `${self}/fhir`,
+    hl7: `${self}/hl7`,
+  };
 }
 
 export function imageLinks(id: string, index: number): ImageLinks {
@@ -63,6 +74,8 @@ export function cellLinks(id: string, cellId: string): CellLinks {
 export function withAnalysisLinks(document: AnalysisDocument): LinkedAnalysis {
   return {
     ...document,
+    // A result of a version that knew no signature.
+    verification: document.verification ?? null,
     images: document.images.map((image) => ({ ...image, links: imageLinks(document.id, image.index) })),
     links: analysisLinks(document.id),
   };

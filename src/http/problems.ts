@@ -18,16 +18,16 @@ export const PROBLEMS = {
     status: 400,
     advice: 'Check the request line, the headers and the transfer encoding that the client writes.',
   },
+  'malformed-json': {
+    title: 'The body is not JSON',
+    status: 400,
+    advice: 'Send one JSON object in UTF-8, as the reference at GET /docs shows it.',
+  },
   'malformed-multipart': {
     title: 'The multipart body cannot be read',
     status: 400,
     advice:
       'Send multipart/form-data whose Content-Type header names the boundary that the body uses, complete to its closing boundary. Let the HTTP library set the header. Example: curl -F images=@smear.jpg http://127.0.0.1:3000/analyze',
-  },
-  'malformed-json': {
-    title: 'The JSON body cannot be read',
-    status: 400,
-    advice: 'Send one JSON object, with Content-Type: application/json.',
   },
   'unknown-field': {
     title: 'The form has a field that does not exist',
@@ -85,6 +85,22 @@ export const PROBLEMS = {
     status: 408,
     advice: 'Nothing was stored. Send fewer or smaller images in one request, or raise UPLOAD_TIMEOUT_SECONDS.',
   },
+  'analysis-failed': {
+    title: 'The analysis came to no result',
+    status: 409,
+    advice: 'There is nothing to report or to sign. GET /analyses/{id} states why under problem.',
+  },
+  'review-incomplete': {
+    title: 'The result cannot be signed yet',
+    status: 409,
+    advice:
+      'Look at the cells named in `errors` first: PATCH /analyses/{id}/cells/{cellId} with the class that you see.',
+  },
+  'already-signed': {
+    title: 'The result is signed already',
+    status: 409,
+    advice: 'Nothing has changed since it was signed. Change a cell first if the result has to be corrected.',
+  },
   'analysis-not-finished': {
     title: 'The analysis is not finished',
     status: 409,
@@ -104,6 +120,17 @@ export const PROBLEMS = {
     title: 'The laboratory has too many webhook endpoints',
     status: 409,
     advice: 'Delete an endpoint that is not used any more.',
+  },
+  'precondition-failed': {
+    title: 'The result has changed since it was read',
+    status: 412,
+    advice:
+      'Nothing was changed. Read GET /analyses/{id} again, look at what changed, and send its new ETag in If-Match.',
+  },
+  'precondition-required': {
+    title: 'The request does not say which state of the result it means',
+    status: 428,
+    advice: 'Nothing was changed. Send the ETag of GET /analyses/{id} in If-Match.',
   },
   'too-many-images': {
     title: 'The request has too many images',
@@ -130,7 +157,7 @@ export const PROBLEMS = {
     title: 'The body is not in a media type that this address takes',
     status: 415,
     advice:
-      'Send the images as multipart/form-data in the field `images`. Example: curl -F images=@smear.jpg http://127.0.0.1:3000/analyze',
+      'Send JSON as application/json, and images as multipart/form-data in the field `images`. Example: curl -F images=@smear.jpg http://127.0.0.1:3000/analyze',
   },
   'unsupported-image-format': {
     title: 'A file is not an image in a supported format',

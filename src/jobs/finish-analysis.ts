@@ -2,7 +2,9 @@
 import type { Logger } from 'pino';
 import { differential } from '../hematology/differential.js';
 import { reviewRules } from '../hematology/review-rules.js';
+import { unverified } from '../hematology/verification.js';
 import type { Metrics } from '../observability/metrics.js';
+import { type OutgoingOptions, outgoingReports } from '../reporting/outgoing.js';
 import { endingEvents } from '../reporting/webhook-event.js';
 import type { Database } from '../storage/database.js';
 import type { AnalysisDocument, StoredProblem } from '../storage/documents.js';
@@ -20,10 +22,12 @@ import type { Queues } from './queues.js';
 
 export interface FinishDeps {
   readonly db: Database;
-  readonly queues: Pick<Queues, 'addDelivery'>;
+  readonly queues: Pick<Queues, 'addDelivery' | 'addReport'>;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly publicUrl: string | undefined;
+  /** Absent: no reports are sent. */
+  readonly outgoing?: OutgoingOptions | undefined;
 }
 
 /** May run twice: the first run's result stands, and its deliveries are enqueued again if they are still to be made. */
@@ -32,6 +36,7 @@ export async function finishAnalysis(deps: FinishDeps, analysisId: string): Prom
     conclude,
     interrupted: IMAGE_INTERRUPTED,
     eventsOf: (document) => eventsOf(document, deps.publicUrl),
+    reportsOf: (document) => (deps.outgoing === undefined ? [] : outgoingReports(document, deps.outgoing)),
   });
   if (finished !== null) await announce(deps, finished);
 }
@@ -44,7 +49,7 @@ export async function giveUpAnalysis(deps: FinishDeps, analysisId: string, probl
 
 async function announce(
   { queues, metrics, log }: FinishDeps,
-  { document, deliveryIds, changed }: Finished,
+  { document, deliveryIds, reports, changed }: Finished,
 ): Promise<void> {
   if (changed) {
     const durationMs = Date.parse(document.completedAt ?? document.createdAt) - Date.parse(document.createdAt);
@@ -56,14 +61,16 @@ async function announce(
     );
   }
   for (const id of deliveryIds) await queues.addDelivery(id);
+  for (const report of reports) await queues.addReport(report);
 }
 
 /** Pure: what was found in, differential and review out. Completes as long as one image could be analysed. */
 export function conclude(findings: Findings): Outcome {
-  const { targetCells, wbcCount, images, cells } = findings;
+  const { targetCells, wbcCount, images, cells, endedAt } = findings;
   if (images.every((image) => image.failed)) return { status: 'failed', problem: allImagesFailed(images) };
   const counted = differential(cells, { targetCells, wbcCount });
-  return { status: 'completed', differential: counted, review: reviewRules({ differential: counted, cells, images }) };
+  const review = reviewRules({ differential: counted, cells, images });
+  return { status: 'completed', differential: counted, review, verification: unverified(cells, endedAt) };
 }
 
 function eventsOf(document: AnalysisDocument, publicUrl: string | undefined): readonly StoredEvent[] {

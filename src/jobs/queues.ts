@@ -20,6 +20,7 @@ import { ExpectedError } from '../errors.js';
 import type { Lane } from '../storage/deliveries.js';
 import type { Priority } from '../storage/documents.js';
 import { openQueuePool } from '../storage/queue-pool.js';
+import type { PendingReport } from '../storage/reports.js';
 
 export const QUEUE_NAMES = [
   'leukodiff-images',
@@ -27,6 +28,8 @@ export const QUEUE_NAMES = [
   'leukodiff-deliveries',
   // Deliveries to receivers that fail: waiting for these must not use up the places of the others.
   'leukodiff-failing-deliveries',
+  'leukodiff-hl7',
+  'leukodiff-fhir',
 ] as const;
 export type QueueName = (typeof QUEUE_NAMES)[number];
 
@@ -40,11 +43,16 @@ export interface FinishAnalysisData {
 export interface DeliverData {
   readonly deliveryId: string;
 }
+export interface SendReportData {
+  readonly reportId: string;
+}
 interface JobData {
   'leukodiff-images': AnalyzeImageData;
   'leukodiff-analyses': FinishAnalysisData;
   'leukodiff-deliveries': DeliverData;
   'leukodiff-failing-deliveries': DeliverData;
+  'leukodiff-hl7': SendReportData;
+  'leukodiff-fhir': SendReportData;
 }
 
 export type QueueJob<Q extends QueueName> = Pick<
@@ -91,6 +99,7 @@ export interface Queues {
   /** Takes the jobs of an analysis out; those that run go on and find their rows ended. */
   removeAnalysis(analysisId: string): Promise<void>;
   addDelivery(deliveryId: string, options?: DeliveryJobOptions): Promise<void>;
+  addReport(report: PendingReport): Promise<void>;
   work<Q extends QueueName>(
     name: Q,
     concurrency: number,
@@ -199,6 +208,7 @@ function build<B extends IQueueBackend, C>(
   const analyses = open<FinishAnalysisData>('leukodiff-analyses');
   const deliveries = open<DeliverData>('leukodiff-deliveries');
   const failingDeliveries = open<DeliverData>('leukodiff-failing-deliveries');
+  const reports = { hl7: open<SendReportData>('leukodiff-hl7'), fhir: open<SendReportData>('leukodiff-fhir') };
   const flows = new classes.FlowProducer(common);
   flows.on('error', onError);
   const all = {
@@ -206,6 +216,8 @@ function build<B extends IQueueBackend, C>(
     'leukodiff-analyses': analyses,
     'leukodiff-deliveries': deliveries,
     'leukodiff-failing-deliveries': failingDeliveries,
+    'leukodiff-hl7': reports.hl7,
+    'leukodiff-fhir': reports.fhir,
   };
 
   return {
@@ -248,7 +260,13 @@ function build<B extends IQueueBackend, C>(
       const opts = { removeOnComplete: true, removeOnFail: true, ...(again ? {} : { jobId: deliveryId }) };
       await (lane === 'prompt' ? deliveries : failingDeliveries).add('deliver', { deliveryId }, opts);
     },
+    addReport: async ({ id, channel }) => {
+      const opts = { jobId: id, removeOnComplete: true, removeOnFail: true };
+      await reports[channel].add('send-report', { reportId: id }, opts);
+    },
     work: (name, concurrency, processor) => {
+      // A receiver of HL7 messages takes one at a time, however many workers there are.
+      if (name === 'leukodiff-hl7') void reports.hl7.setGlobalConcurrency(1).catch(onError);
       const run = processor as unknown as Processor;
       const worker = new classes.Worker(name, (job, token) => run(job, token), {
         ...namespace,

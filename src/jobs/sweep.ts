@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import type { Metrics } from '../observability/metrics.js';
 import { overdueDeliveries } from '../storage/deliveries.js';
 import { removeOldTraces } from '../storage/events.js';
+import { overdueReports, type ReportChannel } from '../storage/reports.js';
 import { openAnalyses, removeOlderThan, withSweepLock } from '../storage/upkeep.js';
 import { type FinishDeps, giveUpAnalysis } from './finish-analysis.js';
 import { tooOld } from './problems.js';
@@ -23,6 +24,8 @@ export interface SweepDeps extends FinishDeps {
   readonly config: { readonly maxAnalysisAgeMinutes: number; readonly retentionDays: number };
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** Channels that this site sends reports to. */
+  readonly channels?: readonly ReportChannel[];
 }
 
 export interface SweepOptions {
@@ -34,6 +37,7 @@ export interface SweepReport {
   readonly expired: number;
   readonly reenqueued: number;
   readonly deliveries: number;
+  readonly reports: number;
   readonly removed: number;
 }
 
@@ -44,6 +48,7 @@ export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promis
       expired: await expire(deps),
       reenqueued: await reenqueue(deps, options.graceMs ?? GRACE_MS),
       deliveries: await reenqueueDeliveries(deps, options.overdueMs ?? OVERDUE_MS),
+      reports: await reenqueueReports(deps, options.overdueMs ?? OVERDUE_MS),
       removed: deps.config.retentionDays === 0 ? 0 : await removeOlderThan(deps.db, deps.config.retentionDays),
     };
     await removeOldTraces(deps.db, TRACE_DAYS);
@@ -87,6 +92,15 @@ async function reenqueueDeliveries({ db, queues, metrics }: SweepDeps, overdueMs
     // Where its job is still there, adding it again does nothing.
     await queues.addDelivery(id);
     metrics.reenqueued.inc({ kind: 'delivery' });
+  }
+  return overdue.length;
+}
+
+async function reenqueueReports({ db, queues, metrics, channels = [] }: SweepDeps, overdueMs: number): Promise<number> {
+  const overdue = await overdueReports(db, channels, overdueMs, PAGE);
+  for (const report of overdue) {
+    await queues.addReport(report);
+    metrics.reenqueued.inc({ kind: 'report' });
   }
   return overdue.length;
 }

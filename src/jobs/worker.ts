@@ -5,6 +5,7 @@ import type { Config } from '../config.js';
 import type { Metrics } from '../observability/metrics.js';
 import { createOutboundAgent } from '../outbound/agent.js';
 import type { Resolve } from '../outbound/lookup.js';
+import type { OutgoingOptions } from '../reporting/outgoing.js';
 import type { Database } from '../storage/database.js';
 import type { Sealer } from '../storage/sealing.js';
 import type { Vision } from '../vision/index.js';
@@ -12,12 +13,15 @@ import { analyzeImage } from './analyze-image.js';
 import { deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
 import type { Queues } from './queues.js';
+import { type ReportSender, reportJob, type SendReportDeps } from './send-report.js';
 import { sweep } from './sweep.js';
 
 const SWEEP_INTERVAL_MS = 15_000;
 /** Attempts wait for others, not for this process: many at once cost it little. */
 const DELIVERY_CONCURRENCY = 128;
 const FAILING_DELIVERY_CONCURRENCY = 32;
+/** One message at a time, over one connection; a FHIR server takes several requests at once. */
+const REPORT_CONCURRENCY = { hl7: 1, fhir: 4 } as const;
 const FINISH_CONCURRENCY = 4;
 const FORCED_CLOSE_MS = 3_000;
 
@@ -38,6 +42,12 @@ export interface WorkerDeps {
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly webhookSecret: string;
+  /** Which reports are made of results; absent: none. */
+  readonly outgoing?: OutgoingOptions | undefined;
+  /** How they leave. */
+  readonly senders?: readonly ReportSender[];
+  /** For tests: shorter waits between attempts to send a report. */
+  readonly reportWaits?: Pick<SendReportDeps, 'stepsMs' | 'pauseMs'>;
   readonly sealer: Sealer;
   /** For tests: shorter waits between webhook attempts, and for an answer; a name server of their own. */
   readonly retryScheduleMs?: readonly number[];
@@ -53,10 +63,12 @@ export interface JobWorker {
 export function startWorker(deps: WorkerDeps): JobWorker {
   const { config, db, queues, metrics, log } = deps;
   const shutdown = new AbortController();
-  const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl };
+  const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl, outgoing: deps.outgoing };
   const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
   const agent = createOutboundAgent(policy, deps.resolve);
   const delivering = { ...deps, agent };
+  const senders = deps.senders ?? [];
+  const channels = senders.map((sender) => sender.channel);
   const workers = [
     queues.work('leukodiff-images', config.workerConcurrency, (job) =>
       analyzeImage({ ...deps, shutdown: shutdown.signal }, job),
@@ -68,12 +80,19 @@ export function startWorker(deps: WorkerDeps): JobWorker {
     queues.work('leukodiff-failing-deliveries', FAILING_DELIVERY_CONCURRENCY, (job, token) =>
       deliver(delivering, 'failing', job, token),
     ),
+    ...senders.map((sender) =>
+      queues.work(
+        `leukodiff-${sender.channel}`,
+        REPORT_CONCURRENCY[sender.channel],
+        reportJob({ db, metrics, log, ...deps.reportWaits }, sender),
+      ),
+    ),
   ];
 
   let sweeping: Promise<unknown> = Promise.resolve();
   const sweepOnce = (): void => {
     sweeping = sweeping
-      .then(() => sweep({ ...finishing, config }))
+      .then(() => sweep({ ...finishing, config, channels }))
       .catch((error) => log.warn({ err: error }, 'the sweep failed'));
   };
   sweepOnce();
@@ -95,6 +114,7 @@ export function startWorker(deps: WorkerDeps): JobWorker {
       }
       patience.abort();
       await agent.destroy();
+      for (const sender of senders) sender.close();
     },
   };
 }

@@ -19,6 +19,8 @@ export interface Metrics {
   readonly analysisSeconds: Histogram<'outcome'>;
   /** `outcome`: delivered, retry, failed. */
   readonly deliveries: Counter<'outcome'>;
+  /** `channel`: hl7, fhir; `outcome`: delivered, retry, failed. */
+  readonly reports: Counter<'channel' | 'outcome'>;
   readonly reenqueued: Counter<'kind'>;
   readonly removed: Counter;
   readonly busy: Gauge;
@@ -90,6 +92,12 @@ export function createMetrics({ version, queueDepth }: MetricsOptions): Metrics 
       name: 'leukodiff_deliveries_total',
       help: 'Webhook attempts, by outcome.',
       labelNames: ['outcome'],
+      registers,
+    }),
+    reports: new Counter({
+      name: 'leukodiff_reports_total',
+      help: 'Attempts to send a report, by channel and outcome.',
+      labelNames: ['channel', 'outcome'],
       registers,
     }),
     reenqueued: new Counter({

@@ -126,7 +126,9 @@ export type ImageRow = Prisma.ImageModel;
 export function toDocument(
   row: AnalysisRow,
   images: readonly ImageRow[],
-  outcome: Partial<Pick<AnalysisDocument, 'status' | 'completedAt' | 'differential' | 'review' | 'problem'>> = {},
+  outcome: Partial<
+    Pick<AnalysisDocument, 'status' | 'completedAt' | 'differential' | 'review' | 'verification' | 'problem'>
+  > = {},
 ): AnalysisDocument {
   return {
     id: row.id,
@@ -149,6 +151,7 @@ export function toDocument(
     images: images.map(toImageDocument),
     differential: null,
     review: null,
+    verification: null,
     problem: row.problem as StoredProblem | null,
     ...outcome,
   };

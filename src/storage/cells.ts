@@ -4,6 +4,7 @@ import type { CellFlag, Graded, Morphology } from '../vision/types.js';
 import { InvalidCursorError } from './analyses.js';
 import type { Database } from './database.js';
 import type { CellDocument } from './documents.js';
+import type { Prisma } from './generated/client.js';
 import { formatCellId, isUuid, parseCellId } from './ids.js';
 
 export interface CellsOptions {
@@ -32,7 +33,9 @@ export async function getCells(db: Database, id: string, options: CellsOptions):
   const filter = {
     analysisId: id,
     ...(options.image === undefined ? {} : { imageIndex: options.image }),
-    ...(options.class === undefined ? {} : { class: options.class }),
+    ...(options.class === undefined
+      ? {}
+      : { OR: [{ reviewedClass: options.class }, { reviewedClass: null, class: options.class }] }),
   };
   const behind =
     after === null
@@ -54,12 +57,31 @@ export async function getCells(db: Database, id: string, options: CellsOptions):
     }),
   ]);
   if (analyses === 0) return null;
-  const items = rows.slice(0, options.limit).map((row) => ({
+  const items = rows.slice(0, options.limit).map(toCellDocument);
+  return { items, nextCursor: rows.length > options.limit ? (items.at(-1)?.id ?? null) : null, total };
+}
+
+/** One cell; null: no such cell. */
+export async function getCell(db: Database, id: string, cellId: string): Promise<CellDocument | null> {
+  const key = parseCellId(cellId);
+  if (!isUuid(id) || key === null) return null;
+  const row = await db.prisma.cell.findUnique({
+    where: { analysisId_imageIndex_number: { analysisId: id, ...key } },
+    include: { consistency: { select: { score: true } } },
+  });
+  return row === null ? null : toCellDocument(row);
+}
+
+function toCellDocument(row: Prisma.CellModel & { consistency: { score: number } | null }): CellDocument {
+  return {
     id: formatCellId(row),
     image: row.imageIndex,
     box: { x: row.boxX, y: row.boxY, width: row.boxWidth, height: row.boxHeight },
     areaUm2: row.areaUm2,
     class: row.class as CellType,
+    reviewedClass: row.reviewedClass as CellType | null,
+    reviewedBy: row.reviewedBy,
+    reviewedAt: row.reviewedAt?.toISOString() ?? null,
     confidence: row.confidence,
     probabilities: row.probabilities as Record<string, number>,
     subtype: row.subtype as Graded | null,
@@ -68,8 +90,7 @@ export async function getCells(db: Database, id: string, options: CellsOptions):
     rejectScore: row.rejectScore,
     flags: row.flags as CellFlag[],
     counted: row.counted,
-  }));
-  return { items, nextCursor: rows.length > options.limit ? (items.at(-1)?.id ?? null) : null, total };
+  };
 }
 
 export const CELL_ARTEFACTS = ['crop', 'mask', 'cam'] as const;

@@ -6,6 +6,7 @@
 import type { CellType } from '../hematology/cell-types.js';
 import type { Differential } from '../hematology/differential.js';
 import type { Review } from '../hematology/review-rules.js';
+import type { ReportStatus, Verification } from '../hematology/verification.js';
 import type { Box, CellFlag, Graded, ImageQuality, ModelInfo, Morphology, ScaleSource } from '../vision/types.js';
 
 export const ANALYSIS_STATUSES = ['queued', 'processing', 'completed', 'failed'] as const;
@@ -78,6 +79,8 @@ export interface AnalysisDocument extends OrderDocument {
   readonly images: readonly ImageDocument[];
   readonly differential: Differential | null;
   readonly review: Review | null;
+  /** What people did to the result; null until completed. */
+  readonly verification: Verification | null;
   /** Only on a failed analysis. */
   readonly problem: StoredProblem | null;
 }
@@ -106,7 +109,12 @@ export interface CellDocument {
   /** Pixels of the posted image. */
   readonly box: Box;
   readonly areaUm2: number | null;
+  /** As the model named it. */
   readonly class: CellType;
+  /** The name that a person gave or confirmed, which then counts; null: nobody has looked at it. */
+  readonly reviewedClass: CellType | null;
+  readonly reviewedBy: string | null;
+  readonly reviewedAt: string | null;
   readonly confidence: number;
   readonly probabilities: Readonly<Record<string, number>>;
   readonly subtype: Graded | null;
@@ -117,4 +125,22 @@ export interface CellDocument {
   readonly flags: readonly CellFlag[];
   /** Whether the cell entered the differential: its place passes the border rule (see the differential's `countingRule`). */
   readonly counted: boolean;
+}
+
+/** One act of a person on a result. */
+export interface ReviewChangeDocument {
+  /** The revision of the result that it made. */
+  readonly revision: number;
+  readonly kind: 'cell' | 'signature';
+  readonly reviewer: string;
+  readonly at: string;
+  readonly comment: string | null;
+  /** Id of the cell that was looked at; null for a signature. */
+  readonly cell: string | null;
+  readonly classBefore: CellType | null;
+  readonly classAfter: CellType | null;
+  readonly statusBefore: ReportStatus;
+  readonly statusAfter: ReportStatus;
+  /** What was signed; null for a cell. */
+  readonly differential: Differential | null;
 }

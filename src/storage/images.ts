@@ -67,8 +67,8 @@ export async function getImageCells(
   });
   if (image === null || image.status !== 'completed' || image.width === null || image.height === null) return null;
   const { rows } = await db.pool.query<Omit<DrawableCell, 'id' | 'box'> & Box & { number: number }>(
-    `SELECT c.number, c.box_x AS x, c.box_y AS y, c.box_width AS width, c.box_height AS height, c.class, c.confidence,
-            c.flags, c.counted, r.mask
+    `SELECT c.number, c.box_x AS x, c.box_y AS y, c.box_width AS width, c.box_height AS height,
+            coalesce(c.reviewed_class, c.class) AS class, c.confidence, c.flags, c.counted, r.mask
        FROM cells c JOIN cell_rasters r USING (analysis_id, image_index)
       WHERE c.analysis_id = $1 AND c.image_index = $2 AND r.cell_number = c.number
       ORDER BY c.number`,

@@ -3,7 +3,7 @@ import pg from 'pg';
 import type { Logger } from 'pino';
 
 /** Shared by the queues of one process: one LISTEN for each worker, the rest for queries. */
-const POOL_SIZE = 10;
+const POOL_SIZE = 12;
 
 export function openQueuePool(databaseUrl: string, log: Logger): pg.Pool {
   const pool = new pg.Pool({

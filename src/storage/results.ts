@@ -7,6 +7,7 @@ import type pg from 'pg';
 import type { CellType } from '../hematology/cell-types.js';
 import type { Differential } from '../hematology/differential.js';
 import type { Review } from '../hematology/review-rules.js';
+import type { Verification } from '../hematology/verification.js';
 import type { Box, CellFlag, Graded, ImageQuality, ImageScale, ModelInfo, Morphology } from '../vision/types.js';
 import { type AnalysisRow, type ImageRow, toDocument } from './analyses.js';
 import { NOTIFY_COMPLETED } from './completions.js';
@@ -16,6 +17,7 @@ import { addDeliveries, type StoredEvent } from './events.js';
 import { isUuid } from './ids.js';
 import { readImageBytes } from './images.js';
 import { DEFAULT_LABORATORY } from './laboratory.js';
+import { insertReports, type PendingReport, pendingReports, type ReportDraft } from './reports.js';
 
 /** Cells in one INSERT: keeps a statement with their PNGs at some megabytes. */
 const CELL_BATCH = 200;
@@ -226,6 +228,8 @@ export interface Findings {
   readonly wbcCount: number | null;
   readonly images: readonly ImageFinding[];
   readonly cells: readonly CountedCell[];
+  /** When the analysis ends: now. ISO 8601, UTC. */
+  readonly endedAt: string;
 }
 
 export interface ImageFinding {
@@ -236,7 +240,12 @@ export interface ImageFinding {
 }
 
 export type Outcome =
-  | { readonly status: 'completed'; readonly differential: Differential; readonly review: Review }
+  | {
+      readonly status: 'completed';
+      readonly differential: Differential;
+      readonly review: Review;
+      readonly verification: Verification;
+    }
   | { readonly status: 'failed'; readonly problem: StoredProblem };
 
 export interface FinishOptions {
@@ -246,12 +255,16 @@ export interface FinishOptions {
   readonly interrupted: StoredProblem;
   /** The events of an analysis that ended, as their final bytes. */
   readonly eventsOf: (document: AnalysisDocument) => readonly StoredEvent[];
+  /** The reports that go to other systems. */
+  readonly reportsOf?: (document: AnalysisDocument) => readonly ReportDraft[];
 }
 
 export interface Finished {
   readonly document: AnalysisDocument;
   /** Deliveries that are still to be made. */
   readonly deliveryIds: readonly string[];
+  /** Reports that are still to be sent. */
+  readonly reports: readonly PendingReport[];
   /** False when an earlier run had ended the analysis: its result stands. */
   readonly changed: boolean;
 }
@@ -267,7 +280,8 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
     const [present] = locked;
     if (present === undefined) return null;
     if (present.result !== null) {
-      return { document: present.result, deliveryIds: await pendingDeliveries(client, id), changed: false };
+      const deliveryIds = await pendingDeliveries(client, id);
+      return { document: present.result, deliveryIds, reports: await pendingReports(client, id), changed: false };
     }
     await client.query(
       `UPDATE images SET status = 'failed', completed_at = now(), problem = $2
@@ -275,7 +289,9 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       [id, JSON.stringify(options.interrupted)],
     );
     const { analysis, images } = await readRows(client, id);
+    const completedAt = new Date();
     const outcome = options.conclude({
+      endedAt: completedAt.toISOString(),
       targetCells: analysis.targetCells,
       wbcCount: analysis.wbcCount,
       images: images.map((image) => ({
@@ -286,7 +302,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       })),
       cells: await readCells(client, id),
     });
-    return end(client, analysis, images, outcome, options.eventsOf);
+    return end(client, { analysis, images, completedAt }, outcome, options);
   });
 }
 
@@ -306,19 +322,22 @@ export async function failAnalysis(
       [id, JSON.stringify(problem)],
     );
     const { analysis, images } = await readRows(client, id);
-    return end(client, analysis, images, { status: 'failed', problem }, eventsOf);
+    const ending = { analysis, images, completedAt: new Date() };
+    return end(client, ending, { status: 'failed', problem }, { eventsOf });
   });
 }
 
 async function end(
   client: pg.PoolClient,
-  analysis: AnalysisRow,
-  images: readonly ImageRow[],
+  {
+    analysis,
+    images,
+    completedAt,
+  }: { readonly analysis: AnalysisRow; readonly images: readonly ImageRow[]; readonly completedAt: Date },
   outcome: Outcome,
-  eventsOf: FinishOptions['eventsOf'],
+  { eventsOf, reportsOf }: Pick<FinishOptions, 'eventsOf' | 'reportsOf'>,
 ): Promise<Finished> {
   const { id } = analysis;
-  const completedAt = new Date();
   const document = toDocument(analysis, images, { ...outcome, completedAt: completedAt.toISOString() });
   const { differential, review, problem } = document;
   await client.query(
@@ -334,19 +353,22 @@ async function end(
       problem === null ? null : JSON.stringify(problem),
     ],
   );
-  if (differential !== null) await insertDifferential(client, id, differential);
+  if (differential !== null) await writeDifferential(client, id, differential);
   const receivers = { id, laboratory: DEFAULT_LABORATORY, callbackUrl: analysis.callbackUrl };
   const deliveryIds: string[] = [];
   for (const event of eventsOf(document)) deliveryIds.push(...(await addDeliveries(client, receivers, event)));
+  const reports = await insertReports(client, document, reportsOf?.(document) ?? []);
   await client.query(NOTIFY_COMPLETED, [id]);
-  return { document, deliveryIds, changed: true };
+  return { document, deliveryIds, reports, changed: true };
 }
 
-async function insertDifferential(client: pg.PoolClient, id: string, differential: Differential): Promise<void> {
+/** Replaces the rows of the differential. */
+export async function writeDifferential(client: pg.PoolClient, id: string, differential: Differential): Promise<void> {
   const rows = [
     ...differential.classes,
     ...differential.others.map((line) => ({ ...line, percent: null, ci95: null, absoluteCount: null })),
   ];
+  await client.query('DELETE FROM differential_rows WHERE analysis_id = $1', [id]);
   await client.query(
     `INSERT INTO differential_rows (analysis_id, class, count, percent, ci_low, ci_high, absolute_count)
      SELECT $1, * FROM unnest($2::text[], $3::int[], $4::float8[], $5::float8[], $6::float8[], $7::float8[])`,

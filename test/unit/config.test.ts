@@ -95,3 +95,24 @@ describe('the configuration', () => {
     }
   });
 });
+
+describe('HL7_DESTINATION', () => {
+  it.each([
+    ['mllp://10.20.0.5:2575', { host: '10.20.0.5', port: 2575, tls: false }],
+    ['mllps://lis.hospital.example:6661/', { host: 'lis.hospital.example', port: 6661, tls: true }],
+    ['mllp://[fd00::5]:2575', { host: 'fd00::5', port: 2575, tls: false }],
+  ])('%s', (text, expected) => {
+    expect(loadConfig({ HL7_DESTINATION: text }).hl7Destination).toEqual(expected);
+  });
+
+  it.each(['10.20.0.5:2575', 'mllp://lis', 'tcp://lis:1', 'mllp://:2575', 'mllp://u:p@lis:1', 'mllp://lis:1/path'])(
+    'is not %s',
+    (text) => {
+      expect(() => loadConfig({ HL7_DESTINATION: text })).toThrow(/HL7_DESTINATION must be mllp/);
+    },
+  );
+
+  it('never repeats the token of the FHIR server', () => {
+    expect(() => loadConfig({ FHIR_SERVER_TOKEN: 'se cret' })).toThrow(/^(?!.*cret)/);
+  });
+});

@@ -59,9 +59,8 @@ function toProblem(error: FastifyError): ProblemError {
   // Nobody reads the answer to a client that left; the document only has to be a document.
   if (error instanceof ClientGoneError) return new ProblemError('malformed-multipart', { cause: error });
   if (error.validation !== undefined) {
-    return new ProblemError(error.validationContext === 'body' ? 'invalid-fields' : 'invalid-parameters', {
-      errors: error.validation.map((entry) => parameterCause(entry)),
-    });
+    const slug = error.validationContext === 'body' ? 'invalid-fields' : 'invalid-parameters';
+    return new ProblemError(slug, { errors: error.validation.map((entry) => parameterCause(entry)) });
   }
   const known = FASTIFY_PROBLEMS[error.code];
   if (known !== undefined) return new ProblemError(known, { cause: error });

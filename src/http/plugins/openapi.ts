@@ -49,6 +49,8 @@ export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
         { name: 'Images', description: 'The posted images and pictures of their results.' },
         { name: 'Cells', description: 'The found cells, one by one.' },
         { name: 'Webhooks', description: 'Who is told about events, and what became of it. See docs/webhooks.md.' },
+        { name: 'Review', description: 'What people do to a result before it is final.' },
+        { name: 'Reports', description: 'Results in the languages of laboratory systems.' },
         { name: 'Operation', description: 'For those who run the service.' },
       ],
     },

@@ -3,8 +3,8 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { enqueueAnalysis } from '../../jobs/queues.js';
 import { countQueued, createAnalysis } from '../../storage/analyses.js';
 import type { HttpDeps } from '../deps.js';
+import { enqueueCommitted } from '../enqueue.js';
 import { type AcceptedAnalysis, analysisLinks, type LinkedAnalysis } from '../links.js';
-import { loggable } from '../plugins/errors.js';
 import { type ProblemCause, ProblemError } from '../problems.js';
 import { analyzeFormSchema } from '../schemas/order.js';
 import { NoQuery, PreferHeader } from '../schemas/parameters.js';
@@ -19,9 +19,6 @@ import { screenAddress } from '../webhook-address.js';
 
 /** How long a client is asked to stay away from a full queue: some images are done by then, on any machine. */
 const QUEUE_FULL_RETRY_SECONDS = 15;
-
-/** A queue that hangs must not hold back the answer to what is committed. */
-const ENQUEUE_TIMEOUT_MS = 3000;
 
 /** Images that a small machine finishes in a second: from it follows when it pays to ask for the result. */
 const IMAGES_PER_SECOND = 2;
@@ -89,7 +86,9 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
       } finally {
         await dispose();
       }
-      await enqueue(request, { id, imageCount: files.length, priority: order.priority });
+      await enqueueCommitted(request, { analysisId: id }, () =>
+        enqueueAnalysis(deps.queues, { id, imageCount: files.length, priority: order.priority }),
+      );
       return answer(request, reply, id, queued + files.length);
     },
   });
@@ -119,20 +118,6 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
     const screening = callbackUrl === null ? null : await screenAddress(callbackUrl, config);
     if (screening?.verdict !== 'refused') return [];
     return [{ field: 'callbackUrl', code: 'invalid-field', detail: screening.detail }];
-  }
-
-  /** The analysis is committed: a queue that is away delays it until the sweep, and is no reason to refuse it. */
-  async function enqueue(request: FastifyRequest, analysis: Parameters<typeof enqueueAnalysis>[1]): Promise<void> {
-    const slow = AbortSignal.timeout(ENQUEUE_TIMEOUT_MS);
-    const tooSlow = new Promise<never>((_, reject) => {
-      slow.addEventListener('abort', () => reject(new Error('The queue did not answer in time.')), { once: true });
-    });
-    try {
-      await Promise.race([enqueueAnalysis(deps.queues, analysis), tooSlow]);
-    } catch (error) {
-      const reason = error instanceof Error ? loggable(error) : String(error);
-      request.log.warn({ analysisId: analysis.id, fault: reason }, 'not enqueued; the sweep will do it');
-    }
   }
 
   async function answer(

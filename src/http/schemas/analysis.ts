@@ -2,6 +2,7 @@
 import { Type } from '@fastify/type-provider-typebox';
 import { CELL_TYPES, OTHER_CLASSES, WBC_CLASSES } from '../../hematology/cell-types.js';
 import { REVIEW_CODES } from '../../hematology/review-rules.js';
+import { REPORT_STATUSES } from '../../hematology/verification.js';
 import { ANALYSIS_STATUSES, PRIORITIES } from '../../storage/documents.js';
 import { literals, nullable } from './parameters.js';
 
@@ -15,7 +16,14 @@ const status = literals(ANALYSIS_STATUSES, {
 });
 
 const AnalysisLinks = Type.Object(
-  { self: link('The analysis.'), cells: link('Its cells, a page at a time.') },
+  {
+    self: link('The analysis.'),
+    cells: link('Its cells, a page at a time.'),
+    sign: link('Where a person signs the result.'),
+    changes: link('What people did to the result.'),
+    fhir: link('The result as a FHIR R4 bundle.'),
+    hl7: link('The result as an HL7 v2.5.1 message.'),
+  },
   { $id: 'AnalysisLinks', title: 'AnalysisLinks' },
 );
 
@@ -135,7 +143,53 @@ const Review = Type.Object(
       }),
     ),
   },
-  { $id: 'Review', title: 'Review', description: 'Results are preliminary until a person has signed them.' },
+  { $id: 'Review', title: 'Review', description: 'Why a person must look at the result.' },
+);
+
+const reportStatus = literals(REPORT_STATUSES, {
+  description:
+    '`preliminary`: nobody has signed. `final`: signed. `amended`: changed after that. `corrected`: the change is signed too.',
+});
+
+const Verification = Type.Object(
+  {
+    status: reportStatus,
+    revision: Type.Integer({ minimum: 1, description: 'Rises with every change of a cell and every signature.' }),
+    changedAt: dateTime('When this revision came about.'),
+    signedAt: nullable(dateTime('Of the last signature.')),
+    signedBy: nullable(Type.String()),
+    cellsToReview: Type.Integer({ minimum: 0, description: 'Cells that a person must look at before a signature.' }),
+    cellsLeft: Type.Integer({ minimum: 0, description: 'How many of them nobody has looked at.' }),
+    before: nullable(
+      Type.Object(
+        { differential: Type.Ref('Differential'), review: Type.Ref('Review') },
+        { description: 'What the service had found, beside what stands now; null while nobody has looked at a cell.' },
+      ),
+    ),
+  },
+  { $id: 'Verification', title: 'Verification', description: 'What people did to the result.' },
+);
+
+const ReviewChange = Type.Object(
+  {
+    revision: Type.Integer({ minimum: 2, description: 'The revision of the result that it made.' }),
+    kind: literals(['cell', 'signature']),
+    reviewer: Type.String(),
+    at: dateTime('When.'),
+    comment: nullable(Type.String()),
+    cell: nullable(Type.String({ description: 'Id of the cell that was looked at; null for a signature.' })),
+    classBefore: nullable(literals(CELL_TYPES)),
+    classAfter: nullable(literals(CELL_TYPES)),
+    statusBefore: reportStatus,
+    statusAfter: reportStatus,
+    differential: nullable(Type.Ref('Differential')),
+  },
+  { $id: 'ReviewChange', title: 'ReviewChange' },
+);
+
+const ReviewChangeList = Type.Object(
+  { items: Type.Array(Type.Ref('ReviewChange')) },
+  { $id: 'ReviewChangeList', title: 'ReviewChangeList', description: 'The oldest first.' },
 );
 
 const optionalText = (description: string) => nullable(Type.String({ description }));
@@ -162,6 +216,7 @@ const Analysis = Type.Object(
     images: Type.Array(Type.Ref('Image')),
     differential: nullable(Type.Ref('Differential')),
     review: nullable(Type.Ref('Review')),
+    verification: nullable(Type.Ref('Verification')),
     problem: nullable(Type.Ref('StoredProblem')),
     links: Type.Ref('AnalysisLinks'),
   },
@@ -237,7 +292,12 @@ const Cell = Type.Object(
       { description: 'Pixels of the posted image after its EXIF orientation; origin top left.' },
     ),
     areaUm2: nullable(Type.Number({ minimum: 0, description: 'µm²; null where the scale is unknown.' })),
-    class: literals(CELL_TYPES, { description: '`unidentified` where the model declines.' }),
+    class: literals(CELL_TYPES, { description: 'As the model named it; `unidentified` where it declines.' }),
+    reviewedClass: nullable(
+      literals(CELL_TYPES, { description: 'The name that a person gave or confirmed, which then counts.' }),
+    ),
+    reviewedBy: nullable(Type.String()),
+    reviewedAt: nullable(dateTime('When a person last looked at it.')),
     confidence: share(
       'Calibrated probability of the most probable class; less where the cell is `out_of_distribution`.',
     ),
@@ -283,6 +343,9 @@ export const analysisSchemas = [
   Image,
   Differential,
   Review,
+  Verification,
+  ReviewChange,
+  ReviewChangeList,
   Analysis,
   AcceptedAnalysis,
   AnalysisSummary,

@@ -1,7 +1,15 @@
 /** Examples for the contract. `redocly lint` holds them against the schemas. */
 
 const ID = '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e';
-const LINKS = { self: `/analyses/${ID}`, cells: `/analyses/${ID}/cells` };
+const SELF = `/analyses/${ID}`;
+const LINKS = {
+  self: SELF,
+  cells: `${SELF}/cells`,
+  sign: `${SELF}/sign`,
+  changes: `${SELF}/changes`,
+  fhir: `${SELF}/fhir`,
+  hl7: `${SELF}/hl7`,
+};
 const IMAGE = `/analyses/${ID}/images/0`;
 
 const ACCEPTED = { id: ID, status: 'queued', links: LINKS };
@@ -87,6 +95,16 @@ const ANALYSIS = {
     wbcCountCorrected: 7.2,
   },
   review: { required: false, reasons: [] },
+  verification: {
+    status: 'preliminary',
+    revision: 1,
+    changedAt: '2026-11-20T08:00:01.120Z',
+    signedAt: null,
+    signedBy: null,
+    cellsToReview: 0,
+    cellsLeft: 0,
+    before: null,
+  },
   problem: null,
   links: LINKS,
 };
@@ -97,6 +115,9 @@ const CELL = {
   box: { x: 1204, y: 388, width: 84, height: 79 },
   areaUm2: 128.4,
   class: 'neutrophil',
+  reviewedClass: null,
+  reviewedBy: null,
+  reviewedAt: null,
   confidence: 0.981,
   probabilities: {
     neutrophil: 0.981,
@@ -194,6 +215,23 @@ export const EXAMPLES: Readonly<Record<string, object>> = {
     links: { next: null },
   },
   CellList: { items: [CELL], total: 1, nextCursor: null, links: { next: null } },
+  ReviewChangeList: {
+    items: [
+      {
+        revision: 2,
+        kind: 'cell',
+        reviewer: 'mlopez',
+        at: '2026-11-20T08:12:40.000Z',
+        comment: 'segmented nucleus',
+        cell: '0-17',
+        classBefore: 'unidentified',
+        classAfter: 'neutrophil',
+        statusBefore: 'preliminary',
+        statusAfter: 'preliminary',
+        differential: null,
+      },
+    ],
+  },
   Ready: {
     status: 'ready',
     checks: [
@@ -226,7 +264,7 @@ export const EXAMPLES: Readonly<Record<string, object>> = {
       orderId: null,
       totalWbc: 104,
       reviewRequired: false,
-      links: LINKS,
+      links: { self: LINKS.self, cells: LINKS.cells },
     },
   },
 };

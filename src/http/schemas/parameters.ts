@@ -96,6 +96,14 @@ export const IfNoneMatchHeader = Type.Object({
   ),
 });
 
+export const IfMatchHeader = Type.Object({
+  'if-match': Type.Optional(
+    Type.String({
+      description: 'The ETag of GET /analyses/{id} that the change is based on; 428 without it, 412 when it is old.',
+    }),
+  ),
+});
+
 export function nullable<T extends TSchema>(schema: T) {
   return Type.Union([schema, Type.Null()]);
 }

@@ -9,8 +9,9 @@ import { type Logger, pino } from 'pino';
 import { Registry } from 'prom-client';
 import sharp from 'sharp';
 import { loadConfig } from '../../../src/config.js';
+import type { CellType } from '../../../src/hematology/cell-types.js';
 import { buildApp } from '../../../src/http/app.js';
-import type { HttpConfig, ReadinessCheck } from '../../../src/http/deps.js';
+import type { HttpConfig, HttpDeps, ReadinessCheck } from '../../../src/http/deps.js';
 import type { App } from '../../../src/http/types.js';
 import { conclude } from '../../../src/jobs/finish-analysis.js';
 import type { Queues } from '../../../src/jobs/queues.js';
@@ -49,6 +50,7 @@ export interface Harness {
 export async function startHarness(
   overrides: Partial<HttpConfig> = {},
   server: 'shared' | 'own' = 'shared',
+  outgoing?: HttpDeps['outgoing'],
 ): Promise<Harness> {
   const dataDir = await mkdtemp(join(tmpdir(), 'leukodiff-http-'));
   const lines: string[] = [];
@@ -64,6 +66,7 @@ export async function startHarness(
     database,
     queues,
     model: MODEL,
+    outgoing,
     logger,
     metrics: new Registry(),
     readiness: async () => checks,
@@ -156,7 +159,13 @@ export function picture(format: 'jpeg' | 'png' | 'webp' | 'tiff', width = 64, he
 export async function finish(
   { database }: Pick<Harness, 'database'>,
   id: string,
-  options: { readonly images: number; readonly failed?: readonly number[]; readonly end?: boolean },
+  options: {
+    readonly images: number;
+    readonly failed?: readonly number[];
+    readonly end?: boolean;
+    /** Cells of these classes in every image instead, all of them counted. */
+    readonly classes?: readonly CellType[];
+  },
 ): Promise<void> {
   const mask = await sharp(Buffer.alloc(20 * 16, 128), { raw: { width: 20, height: 16, channels: 1 } })
     .toColourspace('b-w')
@@ -170,7 +179,7 @@ export async function finish(
   const crop = await picture('png', 160, 160);
   const cam = await grey(20, 200);
   const saliency = await grey(8, 77);
-  const cell = (x: number, type: 'neutrophil' | 'lymphocyte', counted: boolean) => ({
+  const cell = (x: number, type: CellType, counted: boolean) => ({
     box: { x, y: 10, width: 20, height: 16 },
     areaPx: 320,
     areaUm2: 81.9,
@@ -206,7 +215,10 @@ export async function finish(
       timingsMs: { decode: 1, infer: 20 },
       model: MODEL,
       saliency,
-      cells: [cell(5, 'neutrophil', true), cell(40, 'lymphocyte', false)],
+      cells: options.classes?.map((type) => cell(5, type, true)) ?? [
+        cell(5, 'neutrophil', true),
+        cell(40, 'lymphocyte', false),
+      ],
     });
   }
   if (options.end === false) return;

@@ -2,7 +2,14 @@ import { expect, it } from 'vitest';
 import { analysisLinks, cellLinks, imageLinks, nextPageLink } from '../../../src/http/links.js';
 
 it('names the addresses of an analysis, its images and its cells', () => {
-  expect(analysisLinks('A')).toEqual({ self: '/analyses/A', cells: '/analyses/A/cells' });
+  expect(analysisLinks('A')).toEqual({
+    self: '/analyses/A',
+    cells: '/analyses/A/cells',
+    sign: '/analyses/A/sign',
+    changes: '/analyses/A/changes',
+    fhir: '/analyses/A/fhir',
+    hl7: '/analyses/A/hl7',
+  });
   expect(imageLinks('A', 3)).toEqual({
     original: '/analyses/A/images/3/original',
     mask: '/analyses/A/images/3/mask.png',

@@ -29,12 +29,24 @@ describe('conclude', () => {
   });
 
   it('completes as long as one image could be analysed', () => {
-    const findings = { targetCells: 100, wbcCount: null, cells: [], images: [image(0, true), image(1, false)] };
+    const findings = {
+      targetCells: 100,
+      wbcCount: null,
+      endedAt: '2026-11-24T12:00:00.000Z',
+      cells: [],
+      images: [image(0, true), image(1, false)],
+    };
     expect(conclude(findings)).toMatchObject({ status: 'completed', differential: { totalWbc: 0 } });
   });
 
   it('fails otherwise', () => {
-    const findings = { targetCells: 100, wbcCount: null, cells: [], images: [image(0, true), image(1, true)] };
+    const findings = {
+      targetCells: 100,
+      wbcCount: null,
+      endedAt: '2026-11-24T12:00:00.000Z',
+      cells: [],
+      images: [image(0, true), image(1, true)],
+    };
     expect(conclude(findings)).toMatchObject({ status: 'failed', problem: { code: 'all-images-failed' } });
   });
 });

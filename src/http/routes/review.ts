@@ -1,0 +1,222 @@
+/** What people do to a result: look at cells, sign, and read who did what. Optimistic locking by ETag and If-Match. */
+import { Type } from '@fastify/type-provider-typebox';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { CELL_TYPES } from '../../hematology/cell-types.js';
+import type { Refusal } from '../../hematology/verification.js';
+import { outgoingReports } from '../../reporting/outgoing.js';
+import { getCell } from '../../storage/cells.js';
+import type { AnalysisDocument } from '../../storage/documents.js';
+import {
+  listReviewChanges,
+  type ReviewContext,
+  type ReviewOutcome,
+  reviewCell,
+  signAnalysis,
+} from '../../storage/reviews.js';
+import type { HttpDeps } from '../deps.js';
+import { enqueueCommitted } from '../enqueue.js';
+import { entityTag, isPrecondition } from '../etag.js';
+import { type LinkedAnalysis, withAnalysisLinks, withCellLinks } from '../links.js';
+import { type ProblemCause, ProblemError } from '../problems.js';
+import {
+  AnalysisParams,
+  CellParams,
+  IDENTIFIER_MAX_LENGTH,
+  IfMatchHeader,
+  literals,
+  NoQuery,
+  PRINTABLE_PATTERN,
+} from '../schemas/parameters.js';
+import { HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
+import type { App } from '../types.js';
+import { POLL_SECONDS } from './analyses.js';
+
+const COMMENT_MAX_LENGTH = 2_000;
+/** More cells than this are not listed one by one in a problem. */
+const LISTED_CELLS = 100;
+
+const reviewer = Type.String({
+  minLength: 1,
+  maxLength: IDENTIFIER_MAX_LENGTH,
+  pattern: PRINTABLE_PATTERN,
+  description: 'Who does it: the name or number by which the laboratory knows the person.',
+  examples: ['mlopez'],
+});
+const comment = Type.Optional(
+  Type.String({ maxLength: COMMENT_MAX_LENGTH, pattern: PRINTABLE_PATTERN, description: 'Kept with the change.' }),
+);
+
+const SignBody = Type.Object({ reviewer, comment }, { additionalProperties: false });
+const CellBody = Type.Object(
+  {
+    reviewer,
+    comment,
+    class: literals(CELL_TYPES, { description: 'What the person sees; the same class as before confirms it.' }),
+  },
+  { additionalProperties: false },
+);
+
+/** Needs a scope of its own: unlike the rest of the service it reads JSON bodies. */
+export function registerReview(app: App, deps: HttpDeps): void {
+  const { database } = deps;
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser(
+    'application/json',
+    { parseAs: 'string' },
+    app.getDefaultJsonParser('error', 'error') as Parameters<typeof app.addContentTypeParser>[2],
+  );
+
+  const refusals = [
+    'malformed-json',
+    'invalid-parameters',
+    'analysis-not-found',
+    'analysis-not-finished',
+    'analysis-failed',
+    'precondition-failed',
+    'request-too-large',
+    'unsupported-media-type',
+    'invalid-fields',
+    'precondition-required',
+  ] as const;
+
+  app.patch(
+    '/analyses/:id/cells/:cellId',
+    {
+      config: { produces: 'application/json' },
+      schema: {
+        operationId: 'reviewCell',
+        tags: ['Review'],
+        summary: 'Name a cell by eye, or confirm its name',
+        description:
+          'The differential, the absolute counts and the review reasons are made anew over the names that stand now; what the service had found stays beside them in `verification.before`. After a signature the result becomes `amended` until it is signed again.',
+        params: CellParams,
+        querystring: NoQuery,
+        headers: IfMatchHeader,
+        body: CellBody,
+        response: { 200: jsonAnswer('The cell; ETag is that of the analysis now.', 'Cell', HEADERS.entityTag) },
+        ...problems(...refusals, 'cell-not-found'),
+      },
+    },
+    async (request, reply) => {
+      const { id, cellId } = request.params;
+      const outcome = await reviewCell(database, id, cellId, request.body.class, contextOf(request, request.body));
+      await settle(request, reply, outcome);
+      const cell = await getCell(database, id, cellId);
+      if (cell === null) throw new ProblemError('analysis-not-found');
+      return withCellLinks(id, cell);
+    },
+  );
+
+  app.post(
+    '/analyses/:id/sign',
+    {
+      config: { produces: 'application/json' },
+      schema: {
+        operationId: 'signAnalysis',
+        tags: ['Review'],
+        summary: 'Sign the result',
+        description:
+          'Makes a preliminary result `final` and an amended one `corrected`. Refused while a cell has no name, or while review is required and a flagged cell was not looked at.',
+        params: AnalysisParams,
+        querystring: NoQuery,
+        headers: IfMatchHeader,
+        body: SignBody,
+        response: { 200: jsonAnswer('The signed analysis.', 'Analysis', HEADERS.entityTag) },
+        ...problems(...refusals, 'review-incomplete', 'already-signed'),
+      },
+    },
+    async (request, reply) => {
+      const outcome = await signAnalysis(database, request.params.id, contextOf(request, request.body));
+      return settle(request, reply, outcome);
+    },
+  );
+
+  app.get(
+    '/analyses/:id/changes',
+    {
+      config: { produces: 'application/json' },
+      schema: {
+        operationId: 'listReviewChanges',
+        tags: ['Review'],
+        summary: 'What people did to the result',
+        description:
+          'Every cell that was looked at and every signature, the oldest first: who, when, from what to what.',
+        params: AnalysisParams,
+        querystring: NoQuery,
+        response: { 200: jsonAnswer('All changes.', 'ReviewChangeList') },
+        ...problems('invalid-parameters', 'analysis-not-found'),
+      },
+    },
+    async (request, reply) => {
+      const items = await listReviewChanges(database, request.params.id);
+      if (items === null) throw new ProblemError('analysis-not-found');
+      reply.header('cache-control', 'no-store');
+      return { items };
+    },
+  );
+
+  function contextOf(
+    request: FastifyRequest,
+    body: { readonly reviewer: string; readonly comment?: string },
+  ): ReviewContext {
+    const ifMatch = request.headers['if-match'];
+    if (ifMatch === undefined) throw new ProblemError('precondition-required');
+    return {
+      reviewer: body.reviewer,
+      comment: body.comment ?? null,
+      isCurrent: (document) => isPrecondition(ifMatch, tagOf(document)),
+      reportsOf: (document) => (deps.outgoing === undefined ? [] : outgoingReports(document, deps.outgoing)),
+    };
+  }
+
+  /** The analysis as it stands after the change, or the problem that kept it from changing. */
+  async function settle(request: FastifyRequest, reply: FastifyReply, outcome: ReviewOutcome): Promise<LinkedAnalysis> {
+    switch (outcome.kind) {
+      case 'no_analysis':
+        throw new ProblemError('analysis-not-found');
+      case 'no_cell':
+        throw new ProblemError('cell-not-found');
+      case 'unfinished':
+        throw new ProblemError('analysis-not-finished', { headers: { 'retry-after': String(POLL_SECONDS) } });
+      case 'failed':
+        throw new ProblemError('analysis-failed');
+      case 'stale':
+        throw new ProblemError('precondition-failed');
+      case 'refused':
+        throw refusalProblem(outcome.refusal);
+      case 'done': {
+        for (const report of outcome.reports) {
+          await enqueueCommitted(request, { reportId: report.id }, () => deps.queues.addReport(report));
+        }
+        reply.headers({ etag: tagOf(outcome.document), 'cache-control': 'private, no-cache' });
+        return withAnalysisLinks(outcome.document);
+      }
+    }
+  }
+}
+
+/** The entity tag that `GET /analyses/{id}` answers for this document. */
+function tagOf(document: AnalysisDocument): string {
+  return entityTag(JSON.stringify(withAnalysisLinks(document)));
+}
+
+const REASONS: Readonly<Record<Exclude<Refusal['code'], 'already_signed'>, { detail: string; cause: string }>> = {
+  unidentified_left: {
+    detail: 'Cells without a name are left: name each by PATCH /analyses/{id}/cells/{cellId}, then sign.',
+    cause: 'It has no name.',
+  },
+  cells_not_reviewed: {
+    detail:
+      'The result needs review, and flagged cells were not looked at: confirm or rename each by PATCH /analyses/{id}/cells/{cellId}, then sign.',
+    cause: 'Nobody has looked at it.',
+  },
+};
+
+function refusalProblem({ code, cells }: Refusal): ProblemError {
+  if (code === 'already_signed') return new ProblemError('already-signed');
+  const { detail, cause } = REASONS[code];
+  const errors: ProblemCause[] = cells
+    .slice(0, LISTED_CELLS)
+    .map((id) => ({ field: `cells[${id}]`, detail: cause, code }));
+  return new ProblemError('review-incomplete', { detail, errors });
+}

@@ -1,0 +1,53 @@
+/** The examples of the integration guide are what the program makes. */
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { loadConfig } from '../../../src/config.js';
+import { fhirBundle } from '../../../src/reporting/fhir.js';
+import { reportOf } from '../../../src/reporting/figures.js';
+import { hl7Message } from '../../../src/reporting/hl7.js';
+import { DEFAULT_PROFILE } from '../../../src/reporting/site-profile.js';
+import { reportCases } from '../../support/reports.js';
+
+const guide = readFileSync(new URL('../../../docs/integration.md', import.meta.url), 'utf8');
+
+/** The code block whose info string is `info`. */
+function block(info: string): string {
+  const text = guide.split(`\`\`\`${info}\n`)[1]?.split('\n```')[0];
+  if (text === undefined) throw new Error(`the guide has no block ${info}`);
+  return text;
+}
+
+const { final } = reportCases();
+if (final === undefined) throw new Error('no case');
+const report = reportOf(final, DEFAULT_PROFILE);
+
+describe('docs/integration.md', () => {
+  it('shows segments of a real HL7 message, in order', () => {
+    const segments = hl7Message(report, DEFAULT_PROFILE).split('\r');
+    const shown = block('text hl7')
+      .split('\n')
+      .filter((line) => line !== '…');
+    const places = shown.map((line) => segments.indexOf(line));
+    expect(shown.filter((_, index) => places[index] === -1)).toEqual([]);
+    expect(places).toEqual([...places].sort((a, b) => a - b));
+    expect(shown.length).toBeGreaterThan(8);
+  });
+
+  it('shows an Observation of a real bundle', () => {
+    const bundle = fhirBundle(report, { profile: DEFAULT_PROFILE });
+    const shown = JSON.parse(block('json fhir'));
+    const [code] = shown.code.coding;
+    const made = bundle.entry.find(({ resource }) => JSON.stringify(resource['code']).includes(code.code));
+    expect(made?.resource).toMatchObject(shown);
+  });
+
+  it('names only settings that exist, with values that are accepted', () => {
+    const settings = [...guide.matchAll(/`([A-Z0-9]+_[A-Z0-9_]+)(?:=([^`]+))?`/g)];
+    const known = readFileSync(new URL('../../../docs/configuration.md', import.meta.url), 'utf8');
+    for (const [, name = '', value] of settings) {
+      expect(known).toContain(`\`${name}\``);
+      if (value !== undefined) expect(() => loadConfig({ [name]: value })).not.toThrow();
+    }
+    expect(settings.length).toBeGreaterThan(4);
+  });
+});
