@@ -56,7 +56,7 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl };
   const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
   const agent = createOutboundAgent(policy, deps.resolve);
-  const delivering = { ...deps, agent };
+  const delivering = { ...deps, agent, shutdown: shutdown.signal };
   const workers = [
     queues.work('leukodiff-images', config.workerConcurrency, (job) =>
       analyzeImage({ ...deps, shutdown: shutdown.signal }, job),
