@@ -15,6 +15,7 @@ import {
   claimDelivery,
   type Delivery,
   endAttempt,
+  giveBackDelivery,
   type Lane,
   PING_EVENT,
 } from '../storage/deliveries.js';
@@ -61,6 +62,8 @@ export interface DeliverDeps {
   readonly agent: Dispatcher;
   /** Default `RETRY_SCHEDULE_MS`. */
   readonly retryScheduleMs?: readonly number[];
+  /** Cuts attempts off when the process has to end. */
+  readonly shutdown: AbortSignal;
   /** Default `TIMEOUT_MS`. */
   readonly attemptTimeoutMs?: number;
 }
@@ -82,6 +85,10 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
   }
   const { delivery } = claim;
   const attempt = await post(deps, delivery, attemptTimeoutMs);
+  if (!attempt.ok && attempt.httpStatus === null && deps.shutdown.aborted) {
+    await giveBackDelivery(db, deliveryId);
+    return queues.addDelivery(deliveryId, { lane, again: true });
+  }
   const schedule = delivery.eventType === PING_EVENT ? [] : (deps.retryScheduleMs ?? RETRY_SCHEDULE_MS);
   const due = attempt.ok || attempt.final ? null : nextAttempt(delivery.attempts, attempt.retryAfterMs, schedule);
   const ended = await endAttempt(db, delivery, attempt, {
@@ -160,7 +167,7 @@ async function post(deps: DeliverDeps, delivery: Delivery, timeoutMs: number): P
         'webhook-signature': signatures(secrets, id, timestamp, delivery.body),
       },
       body: delivery.body,
-      signal: AbortSignal.timeout(timeoutMs),
+      signal: AbortSignal.any([AbortSignal.timeout(timeoutMs), deps.shutdown]),
     });
     // The answer's content is of no interest; reading a little of it lets the connection be used again.
     await body.dump({ limit: 16 * 1024 }).catch(() => undefined);

@@ -66,7 +66,7 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl, outgoing: deps.outgoing };
   const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
   const agent = createOutboundAgent(policy, deps.resolve);
-  const delivering = { ...deps, agent };
+  const delivering = { ...deps, agent, shutdown: shutdown.signal };
   const senders = deps.senders ?? [];
   const channels = senders.map((sender) => sender.channel);
   const workers = [

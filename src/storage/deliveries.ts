@@ -7,9 +7,11 @@
 import type pg from 'pg';
 import { type Database, inTransaction } from './database.js';
 
-/** Attempts under way to one destination; to one that failed last, a single one finds out whether it is back. */
-export const ATTEMPTS_PER_DESTINATION = 4;
-export const ATTEMPTS_WHILE_FAILING = 1;
+/**
+ * Attempts under way to one destination. One is enough for a LIS that answers within a second (thousands an hour), and
+ * all that a dead one can hold.
+ */
+export const ATTEMPTS_PER_DESTINATION = 1;
 /** Days of failure alone would disable an endpoint that was called twice in a week. */
 export const FAILURES_TO_DISABLE = 10;
 export const PING_EVENT = 'webhook.ping';
@@ -104,7 +106,7 @@ export async function claimDelivery(
     }
     if (!row.due) return { kind: 'later', at: row.nextAttemptAt };
     if (row.failing && lane === 'prompt') return { kind: 'failing' };
-    if (row.underWay >= (row.failing ? ATTEMPTS_WHILE_FAILING : ATTEMPTS_PER_DESTINATION)) return { kind: 'busy' };
+    if (row.underWay >= ATTEMPTS_PER_DESTINATION) return { kind: 'busy' };
     await client.query(
       `UPDATE deliveries SET attempts = attempts + 1, url = $3, next_attempt_at = now() + $2 * interval '1 millisecond',
               claimed_until = now() + $2 * interval '1 millisecond' WHERE id = $1`,
@@ -174,9 +176,17 @@ export async function endAttempt(
         disabled = await disable(client, endpoint.id, attempt.gone ? 'gone' : 'failing');
       }
     }
-    const limit = attempt.ok ? ATTEMPTS_PER_DESTINATION : ATTEMPTS_WHILE_FAILING;
-    return { waiting: await waitingFor(client, destination, limit), failing: !attempt.ok, disabled };
+    return { waiting: await waitingFor(client, destination), failing: !attempt.ok, disabled };
   });
+}
+
+/** Takes back a claim whose attempt was cut off by this process: it counts for nothing and is due at once. */
+export async function giveBackDelivery(db: Database, id: string): Promise<void> {
+  await db.pool.query(
+    `UPDATE deliveries SET attempts = greatest(0, attempts - 1), next_attempt_at = now(), claimed_until = NULL
+      WHERE id = $1 AND status = 'pending'`,
+    [id],
+  );
 }
 
 /** How long the destination has failed, in ms; -1 while it is too few times for a judgement, or not at all. */
@@ -217,14 +227,14 @@ export async function failPending(client: pg.PoolClient, endpointId: string): Pr
 }
 
 /** Due and unclaimed deliveries, as many as there are places. */
-async function waitingFor(client: pg.PoolClient, destination: string, limit: number): Promise<string[]> {
+async function waitingFor(client: pg.PoolClient, destination: string): Promise<string[]> {
   const { rows } = await client.query<{ id: string }>(
     `SELECT id FROM deliveries
       WHERE destination = $1 AND status = 'pending' AND next_attempt_at <= now()
       ORDER BY next_attempt_at
       LIMIT greatest(0, $2 - (SELECT count(*) FROM deliveries
                                WHERE destination = $1 AND status = 'pending' AND claimed_until > now()))`,
-    [destination, limit],
+    [destination, ATTEMPTS_PER_DESTINATION],
   );
   return rows.map((row) => row.id);
 }
