@@ -24,7 +24,7 @@ console.log(`samples/smear.png: ${smear.cells.length} white cells, ${smear.redCe
 
 // From dist/, where the inference worker is plain JavaScript.
 const { createVision, renderOverlay } = await import('../src/vision/index.js');
-const vision = await createVision({ modelDir: 'models/sg-cldff/1.0.0', executionProvider: 'cpu', threads: 2 });
+const vision = await createVision({ modelDir: 'models/sg-cldff/1.1.0', executionProvider: 'cpu', threads: 2 });
 try {
   const { cells, scale } = await vision.analyze(png);
   const described = cells.map((cell) => ({
