@@ -95,7 +95,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
       'errors',
     ],
     types: ['vision', 'config'],
-    packages: ['fastify', 'fastify-plugin', '@fastify/*', 'yaml', 'prom-client'],
+    packages: ['fastify', 'fastify-plugin', '@fastify/*', 'jose', 'yaml', 'prom-client'],
     packageTypes: ['pino', 'openapi-types'],
     node: true,
   },

@@ -122,6 +122,7 @@ async function post(delivery: Delivery, secret: string): Promise<PostResult> {
         'webhook-id': id,
         'webhook-timestamp': String(Math.floor(timestamp.getTime() / 1000)),
         'webhook-signature': new Webhook(secret).sign(id, timestamp, delivery.body),
+        ...originHeaders(delivery),
       },
       body: delivery.body,
       signal: AbortSignal.timeout(TIMEOUT_MS),
@@ -141,6 +142,15 @@ async function post(delivery: Delivery, secret: string): Promise<PostResult> {
   } catch (error) {
     return { ...failure, error: connectionError(error) };
   }
+}
+
+/** What names the request that brought the order, in the receiver's log as in ours (W3C Trace Context). */
+function originHeaders({ requestId, traceparent, tracestate }: Delivery): Record<string, string> {
+  return {
+    ...(requestId === null ? {} : { 'x-request-id': requestId }),
+    ...(traceparent === null ? {} : { traceparent }),
+    ...(traceparent === null || tracestate === null ? {} : { tracestate }),
+  };
 }
 
 /** Why an address is not called at all; null: it is. */

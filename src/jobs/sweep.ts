@@ -3,8 +3,12 @@
  * a lock in the database lets one at a time.
  */
 import type { Logger } from 'pino';
+import type { Config } from '../config.js';
 import type { Metrics } from '../observability/metrics.js';
+import { appendAudit, type NewAuditEntry, removeAuditOlderThan } from '../storage/audit.js';
 import { overdueDeliveries } from '../storage/deliveries.js';
+import { removeKeysOlderThan } from '../storage/idempotency.js';
+import { type RemovedAnalysis, removePartOlderThan } from '../storage/removal.js';
 import { openAnalyses, removeOlderThan, withSweepLock } from '../storage/upkeep.js';
 import { type FinishDeps, giveUpAnalysis } from './finish-analysis.js';
 import { tooOld } from './problems.js';
@@ -17,7 +21,15 @@ const PAGE = 200;
 
 export interface SweepDeps extends FinishDeps {
   readonly queues: Queues;
-  readonly config: { readonly maxAnalysisAgeMinutes: number; readonly retentionDays: number };
+  readonly config: Pick<
+    Config,
+    | 'idempotencyHours'
+    | 'maxAnalysisAgeMinutes'
+    | 'retentionAuditDays'
+    | 'retentionDays'
+    | 'retentionImagesDays'
+    | 'retentionMasksDays'
+  >;
   readonly metrics: Metrics;
   readonly log: Logger;
 }
@@ -32,6 +44,8 @@ export interface SweepReport {
   readonly reenqueued: number;
   readonly deliveries: number;
   readonly removed: number;
+  /** Analyses that lost their images or their masks, and stay. */
+  readonly thinned: number;
 }
 
 /** Null: another process is sweeping. */
@@ -41,11 +55,43 @@ export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promis
       expired: await expire(deps),
       reenqueued: await reenqueue(deps, options.graceMs ?? GRACE_MS),
       deliveries: await reenqueueDeliveries(deps, options.overdueMs ?? OVERDUE_MS),
-      removed: deps.config.retentionDays === 0 ? 0 : await removeOlderThan(deps.db, deps.config.retentionDays),
+      ...(await purge(deps)),
     };
     if (report.removed > 0) deps.metrics.removed.inc(report.removed);
     if (Object.values(report).some((count) => count > 0)) deps.log.info(report, 'sweep');
     return report;
+  });
+}
+
+/** What has been kept for long enough. Every analysis that loses something has an entry in the audit trail. */
+async function purge({ db, queues, config }: SweepDeps): Promise<Pick<SweepReport, 'removed' | 'thinned'>> {
+  const { retentionDays, retentionImagesDays, retentionMasksDays, retentionAuditDays } = config;
+  const removed = retentionDays === 0 ? [] : await removeOlderThan(db, retentionDays);
+  await appendAudit(db, removed.map(removalEntry('removeAnalysisByAge')));
+  for (const { id } of removed) await queues.removeAnalysis(id);
+  const withoutImages = retentionImagesDays === 0 ? [] : await removePartOlderThan(db, 'images', retentionImagesDays);
+  await appendAudit(db, withoutImages.map(removalEntry('removeImagesByAge')));
+  const withoutMasks = retentionMasksDays === 0 ? [] : await removePartOlderThan(db, 'masks', retentionMasksDays);
+  await appendAudit(db, withoutMasks.map(removalEntry('removeMasksByAge')));
+  await removeKeysOlderThan(db, config.idempotencyHours);
+  if (retentionAuditDays !== 0) await removeAuditOlderThan(db, retentionAuditDays);
+  return { removed: removed.length, thinned: withoutImages.length + withoutMasks.length };
+}
+
+function removalEntry(operation: string): (analysis: RemovedAnalysis) => NewAuditEntry {
+  return ({ id, laboratory }) => ({
+    at: new Date(),
+    laboratory,
+    actorKind: 'system',
+    actorId: null,
+    operation,
+    method: null,
+    route: null,
+    subjectId: id,
+    status: null,
+    outcome: 'success',
+    remote: null,
+    requestId: null,
   });
 }
 

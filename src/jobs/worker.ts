@@ -9,7 +9,7 @@ import { analyzeImage } from './analyze-image.js';
 import { deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
 import type { Queues } from './queues.js';
-import { sweep } from './sweep.js';
+import { type SweepDeps, sweep } from './sweep.js';
 
 const SWEEP_INTERVAL_MS = 15_000;
 const DELIVERY_CONCURRENCY = 8;
@@ -17,7 +17,7 @@ const FINISH_CONCURRENCY = 4;
 const FORCED_CLOSE_MS = 3_000;
 
 export interface WorkerDeps {
-  readonly config: Pick<Config, 'workerConcurrency' | 'publicUrl' | 'maxAnalysisAgeMinutes' | 'retentionDays'>;
+  readonly config: SweepDeps['config'] & Pick<Config, 'workerConcurrency' | 'publicUrl'>;
   readonly db: Database;
   readonly queues: Queues;
   readonly vision: Pick<Vision, 'analyze' | 'model'>;

@@ -7,6 +7,10 @@ export interface Delivery {
   readonly body: string;
   /** Attempts that began, this one included. */
   readonly attempts: number;
+  /** Of the request that brought the order; null for orders of versions that did not keep them. */
+  readonly requestId: string | null;
+  readonly traceparent: string | null;
+  readonly tracestate: string | null;
 }
 
 /**
@@ -17,8 +21,10 @@ export async function claimDelivery(db: Database, id: string, leaseMs: number): 
   const { rows } = await db.pool.query<Delivery>(
     // A second of grace: timers of the queue and clocks of two machines differ.
     `UPDATE deliveries SET attempts = attempts + 1, next_attempt_at = now() + $2 * interval '1 millisecond'
-      WHERE id = $1 AND status = 'pending' AND next_attempt_at <= now() + interval '1 second'
-      RETURNING id, url, body, attempts`,
+       FROM analyses
+      WHERE deliveries.id = $1 AND deliveries.status = 'pending' AND next_attempt_at <= now() + interval '1 second'
+        AND analyses.id = analysis_id
+      RETURNING deliveries.id, url, body, attempts, request_id AS "requestId", traceparent, tracestate`,
     [id, leaseMs],
   );
   return rows[0] ?? null;

@@ -1,6 +1,7 @@
 /** What the sweep asks for: analyses whose jobs may be gone, that are too old, or that need not be kept any longer. */
 import type { Database } from './database.js';
 import type { Priority } from './documents.js';
+import type { RemovedAnalysis } from './removal.js';
 
 export interface OpenAnalysis {
   readonly id: string;
@@ -41,12 +42,13 @@ export async function openAnalyses(
   }));
 }
 
-/** Removes analyses posted more than `days` ago, with images and results; returns how many. */
-export async function removeOlderThan(db: Database, days: number): Promise<number> {
-  const { count } = await db.prisma.analysis.deleteMany({
-    where: { createdAt: { lt: new Date(Date.now() - days * 24 * 60 * 60 * 1000) } },
-  });
-  return count;
+/** Removes analyses posted more than `days` ago, with images and results; returns which. */
+export async function removeOlderThan(db: Database, days: number): Promise<RemovedAnalysis[]> {
+  const { rows } = await db.pool.query<RemovedAnalysis>(
+    `DELETE FROM analyses WHERE created_at < now() - $1 * interval '1 day' RETURNING id, laboratory`,
+    [days],
+  );
+  return rows;
 }
 
 /** "SWEP" as a number. */

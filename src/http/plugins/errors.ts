@@ -59,7 +59,9 @@ function toProblem(error: FastifyError): ProblemError {
   // Nobody reads the answer to a client that left; the document only has to be a document.
   if (error instanceof ClientGoneError) return new ProblemError('malformed-multipart', { cause: error });
   if (error.validation !== undefined) {
-    return new ProblemError('invalid-parameters', { errors: error.validation.map((entry) => parameterCause(entry)) });
+    return new ProblemError(error.validationContext === 'body' ? 'invalid-fields' : 'invalid-parameters', {
+      errors: error.validation.map((entry) => parameterCause(entry)),
+    });
   }
   const known = FASTIFY_PROBLEMS[error.code];
   if (known !== undefined) return new ProblemError(known, { cause: error });
@@ -76,6 +78,8 @@ function toProblem(error: FastifyError): ProblemError {
 /** What Fastify itself refuses. */
 const FASTIFY_PROBLEMS: Readonly<Record<string, ProblemSlug>> = {
   FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupported-media-type',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'malformed-json',
+  FST_ERR_CTP_INVALID_JSON_BODY: 'malformed-json',
   FST_ERR_CTP_BODY_TOO_LARGE: 'request-too-large',
   FST_ERR_NOT_FOUND: 'not-found',
 };
@@ -120,6 +124,8 @@ export function loggable(error: Error): { name: string; code?: string; message?:
 function trackRoutes(app: FastifyInstance): (path: string) => string[] {
   const methodsByPattern = new Map<string, { segments: string[]; methods: Set<string> }>();
   app.addHook('onRoute', ({ url, method }) => {
+    // The preflight handler of CORS, which takes every address.
+    if (url === '*') return;
     const route = methodsByPattern.get(url) ?? { segments: url.split('/'), methods: new Set<string>() };
     for (const name of [method].flat()) route.methods.add(name);
     methodsByPattern.set(url, route);
