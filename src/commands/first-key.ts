@@ -22,7 +22,7 @@ export function firstKeyFile(dataDir: string): string {
 export async function makeFirstKey(db: Database, dataDir: string): Promise<FirstKey | null> {
   const created = await createFirstApiKey(db);
   if (created === null) return null;
-  await appendAudit(db, [commandEntry('serve: first key', created.key.laboratory, created.key.id)]);
+  await appendAudit(db.pool, [commandEntry('serve: first key', created.key.laboratory, created.key.id)]);
   const file = firstKeyFile(dataDir);
   const kept = await keep(file, dataDir, created.token);
   return { ...created, file: kept ? file : null };

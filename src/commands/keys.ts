@@ -42,7 +42,7 @@ export async function createKey(config: Config, options: CreateOptions): Promise
   const expiresAt = expiresInDays === undefined ? null : new Date(Date.now() + expiresInDays * DAY_MS);
   await withDatabase(config, async (db) => {
     const created = await createApiKey(db, { laboratory, name, scopes, expiresAt, createdBy: null });
-    await appendAudit(db, [commandEntry('keys create', laboratory, created.key.id)]);
+    await appendAudit(db.pool, [commandEntry('keys create', laboratory, created.key.id)]);
     tell(created, json);
   });
 }
@@ -70,7 +70,7 @@ export async function rotateKey(
         known ? `The key ${id} is not valid any more: make a new one with \`keys create\`.` : noSuchKey(id),
       );
     }
-    await appendAudit(db, [commandEntry('keys rotate', rotated.key.laboratory, id)]);
+    await appendAudit(db.pool, [commandEntry('keys rotate', rotated.key.laboratory, id)]);
     tell(rotated, json);
   });
 }
@@ -79,7 +79,7 @@ export async function revokeKey(config: Config, id: string): Promise<void> {
   await withDatabase(config, async (db) => {
     const key = await revokeApiKey(db, null, id);
     if (key === null) throw new ExpectedError(noSuchKey(id));
-    await appendAudit(db, [commandEntry('keys revoke', key.laboratory, id)]);
+    await appendAudit(db.pool, [commandEntry('keys revoke', key.laboratory, id)]);
     process.stdout.write(`The key ${id} (${key.name}) is revoked.\n`);
   });
 }

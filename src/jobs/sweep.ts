@@ -5,10 +5,10 @@
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
 import type { Metrics } from '../observability/metrics.js';
-import { appendAudit, type NewAuditEntry, removeAuditOlderThan } from '../storage/audit.js';
+import { removeAuditOlderThan } from '../storage/audit.js';
 import { overdueDeliveries } from '../storage/deliveries.js';
 import { removeKeysOlderThan } from '../storage/idempotency.js';
-import { type RemovedAnalysis, removePartOlderThan } from '../storage/removal.js';
+import { removePartOlderThan } from '../storage/removal.js';
 import { openAnalyses, removeOlderThan, withSweepLock } from '../storage/upkeep.js';
 import { type FinishDeps, giveUpAnalysis } from './finish-analysis.js';
 import { tooOld } from './problems.js';
@@ -67,32 +67,12 @@ export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promis
 async function purge({ db, queues, config }: SweepDeps): Promise<Pick<SweepReport, 'removed' | 'thinned'>> {
   const { retentionDays, retentionImagesDays, retentionMasksDays, retentionAuditDays } = config;
   const removed = retentionDays === 0 ? [] : await removeOlderThan(db, retentionDays);
-  await appendAudit(db, removed.map(removalEntry('removeAnalysisByAge')));
   for (const { id } of removed) await queues.removeAnalysis(id);
   const withoutImages = retentionImagesDays === 0 ? [] : await removePartOlderThan(db, 'images', retentionImagesDays);
-  await appendAudit(db, withoutImages.map(removalEntry('removeImagesByAge')));
   const withoutMasks = retentionMasksDays === 0 ? [] : await removePartOlderThan(db, 'masks', retentionMasksDays);
-  await appendAudit(db, withoutMasks.map(removalEntry('removeMasksByAge')));
   await removeKeysOlderThan(db, config.idempotencyHours);
   if (retentionAuditDays !== 0) await removeAuditOlderThan(db, retentionAuditDays);
   return { removed: removed.length, thinned: withoutImages.length + withoutMasks.length };
-}
-
-function removalEntry(operation: string): (analysis: RemovedAnalysis) => NewAuditEntry {
-  return ({ id, laboratory }) => ({
-    at: new Date(),
-    laboratory,
-    actorKind: 'system',
-    actorId: null,
-    operation,
-    method: null,
-    route: null,
-    subjectId: id,
-    status: null,
-    outcome: 'success',
-    remote: null,
-    requestId: null,
-  });
 }
 
 async function expire(deps: SweepDeps): Promise<number> {

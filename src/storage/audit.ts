@@ -1,6 +1,6 @@
 /** The audit trail: append-only rows (a trigger refuses every change but the purge by age). */
-import type { Database } from './database.js';
-import { inTransaction } from './database.js';
+import type pg from 'pg';
+import { type Database, inTransaction } from './database.js';
 import { isUuid, uuidv7 } from './ids.js';
 
 export type AuditActorKind = 'key' | 'token' | 'open' | 'command' | 'system' | 'none';
@@ -33,10 +33,13 @@ export interface AuditEntry extends Omit<NewAuditEntry, 'at'> {
   readonly at: string;
 }
 
-/** Writes entries in one statement. */
-export async function appendAudit(db: Database, entries: readonly NewAuditEntry[]): Promise<void> {
+/**
+ * Writes entries in one statement.
+ * @param on The pool, or the connection of the transaction that the entries belong to.
+ */
+export async function appendAudit(on: Pick<pg.ClientBase, 'query'>, entries: readonly NewAuditEntry[]): Promise<void> {
   if (entries.length === 0) return;
-  await db.pool.query(
+  await on.query(
     `INSERT INTO audit_entries (id, at, laboratory, actor_kind, actor_id, operation, method, route, subject_id, status,
                                 outcome, remote, request_id)
      SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
@@ -57,6 +60,27 @@ export async function appendAudit(db: Database, entries: readonly NewAuditEntry[
       entries.map((entry) => entry.requestId),
     ],
   );
+}
+
+/** The entry of what the service did to an analysis by itself. */
+export function systemEntry(
+  operation: string,
+  { id, laboratory }: { readonly id: string; readonly laboratory: string },
+): NewAuditEntry {
+  return {
+    at: new Date(),
+    laboratory,
+    actorKind: 'system',
+    actorId: null,
+    operation,
+    method: null,
+    route: null,
+    subjectId: id,
+    status: null,
+    outcome: 'success',
+    remote: null,
+    requestId: null,
+  };
 }
 
 export interface AuditQuery {

@@ -3,14 +3,22 @@
  * analyses that have ended: the others still need their images.
  */
 import type pg from 'pg';
+import { appendAudit, systemEntry } from './audit.js';
 import { type Database, inTransaction } from './database.js';
 import { isUuid } from './ids.js';
 
 export type RemovablePart = 'images' | 'masks';
 
-const PARTS: Readonly<Record<RemovablePart, { readonly column: string; readonly tables: readonly string[] }>> = {
-  images: { column: 'images_removed_at', tables: ['image_files'] },
-  masks: { column: 'masks_removed_at', tables: ['cell_rasters', 'image_saliency'] },
+interface Part {
+  readonly column: string;
+  readonly tables: readonly string[];
+  /** What the audit trail calls it when the service does it by itself. */
+  readonly operation: string;
+}
+
+const PARTS: Readonly<Record<RemovablePart, Part>> = {
+  images: { column: 'images_removed_at', tables: ['image_files'], operation: 'removeImagesByAge' },
+  masks: { column: 'masks_removed_at', tables: ['cell_rasters', 'image_saliency'], operation: 'removeMasksByAge' },
 };
 
 /** Analyses in one transaction: bounds how long it holds their rows. */
@@ -43,7 +51,7 @@ export interface RemovedAnalysis {
   readonly laboratory: string;
 }
 
-/** Of analyses posted more than `days` ago. Returns those that still had the part. */
+/** Of analyses posted more than `days` ago. Enters each that still had the part in the trail, and returns them. */
 export async function removePartOlderThan(db: Database, part: RemovablePart, days: number): Promise<RemovedAnalysis[]> {
   const removed: RemovedAnalysis[] = [];
   for (;;) {
@@ -60,6 +68,10 @@ export async function removePartOlderThan(db: Database, part: RemovablePart, day
           client,
           part,
           rows.map(({ id }) => id),
+        );
+        await appendAudit(
+          client,
+          rows.map((row) => systemEntry(PARTS[part].operation, row)),
         );
       }
       return rows;

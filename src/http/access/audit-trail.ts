@@ -29,7 +29,7 @@ export function createAuditTrail(database: Database, log: Pick<Logger, 'error' |
   async function flushOnce(): Promise<void> {
     while (collected.length > 0) {
       const batch = collected.slice(0, BATCH);
-      await appendAudit(database, batch);
+      await appendAudit(database.pool, batch);
       collected = collected.slice(batch.length);
     }
   }
@@ -51,7 +51,7 @@ export function createAuditTrail(database: Database, log: Pick<Logger, 'error' |
   return {
     write: async (entry) => {
       try {
-        await appendAudit(database, [entry]);
+        await appendAudit(database.pool, [entry]);
       } catch {
         collected.push(entry);
       }
