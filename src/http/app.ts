@@ -103,7 +103,7 @@ async function registerBrowserRules(app: App, { corsOrigins, tlsCert }: HttpConf
     contentSecurityPolicy: { useDefaults: false, directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] } },
     referrerPolicy: { policy: 'no-referrer' },
     // Behind a proxy that speaks TLS this is the proxy's to say.
-    strictTransportSecurity: tlsCert === undefined ? false : { maxAge: 31_536_000 },
+    strictTransportSecurity: tlsCert === undefined ? false : { maxAge: 31_536_000, includeSubDomains: false },
     xFrameOptions: { action: 'deny' },
   });
   if (corsOrigins.length === 0) return;

@@ -68,8 +68,8 @@ async function read<T>({ address, headers }: Service, path: string): Promise<T> 
 }
 
 /** The metrics, once they say `line`: what has ended is counted after it is committed, so its reader may be a moment ahead. */
-async function metricsWith(url: URL, line: string): Promise<string> {
-  const scrape = async (): Promise<string> => (await fetch(url)).text();
+async function metricsWith(url: URL, line: string, headers: Record<string, string> = {}): Promise<string> {
+  const scrape = async (): Promise<string> => (await fetch(url, { headers })).text();
   await expect.poll(scrape, { timeout: 10_000 }).toContain(line);
   return scrape();
 }
@@ -398,18 +398,21 @@ describe('the command line', () => {
     // The embedded database of one folder plays the server for the others.
     const DATA_DIR = await preparedDataDir();
     const server = await startEmbeddedPostgres({ dataDir: DATA_DIR, log: pino({ level: 'silent' }) });
+    const METRICS_TOKEN = randomBytes(16).toString('hex');
     const env = { DATABASE_URL: server.url, WEBHOOK_SECRET: `whsec_${randomBytes(32).toString('base64')}` };
     const api = await serve({ ...env, DATA_DIR: temporaryFolder() }, ['serve', '--no-worker']);
     const accepted = await post(api, [smear], {}, { prefer: 'wait=1' });
     expect(accepted.status).toBe(202);
     const { id } = (await accepted.json()) as { id: string };
-    const worker = run(['work'], { ...env, DATA_DIR: temporaryFolder(), METRICS_PORT: '0' });
+    const worker = run(['work'], { ...env, DATA_DIR: temporaryFolder(), METRICS_PORT: '0', METRICS_TOKEN });
     const { metricsPort } = await logEntry(worker, 'working');
     expect((await ended(api, id)).status).toBe('completed');
     await metricsWith(
       new URL(`http://127.0.0.1:${metricsPort}/metrics`),
       'leukodiff_images_total{outcome="completed",reason="none"} 1',
+      { authorization: `Bearer ${METRICS_TOKEN}` },
     );
+    expect((await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).status).toBe(401);
     const ready = await fetch(`http://127.0.0.1:${metricsPort}/health/ready`);
     expect([ready.status, await ready.json()]).toMatchObject([200, { status: 'ready' }]);
     worker.child.kill('SIGTERM');
