@@ -92,9 +92,10 @@ if [ -z "$healthy" ]; then cat "$work/log" >&2; exit 1; fi
 echo 'healthy'
 if "${as_node[@]}" "${run[@]}" PORT=1 node -e "$healthcheck"; then echo 'the health check cannot fail' >&2; exit 1; fi
 head -c 1 "$work/log" | grep -q '{' && echo 'logs are JSON'
+grep -q 'lk_' "$work/log" && { echo 'a key in the log' >&2; exit 1; }
 
 say 'a request from the image itself'
-curl -sf "http://127.0.0.1:$port/analyze" -H 'Prefer: wait=30' -F images=@samples/smear.png |
+curl -sf "http://127.0.0.1:$port/analyze" -H "Authorization: Bearer $(cat "$image/data/first-key")" -H 'Prefer: wait=30' -F images=@samples/smear.png |
   node -e 'const a = JSON.parse(require("fs").readFileSync(0)); console.log(a.status, a.differential?.totalWbc, "white cells"); process.exit(a.status === "completed" ? 0 : 1)'
 
 say 'docker stop'

@@ -89,7 +89,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
     layers: [
       'storage',
       'jobs/queues',
-      'jobs/announce-event',
+      'jobs/stored-events',
       'hematology',
       'reporting',
       'outbound/address-policy',
@@ -101,7 +101,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
       'errors',
     ],
     types: ['vision', 'config'],
-    packages: ['fastify', 'fastify-plugin', '@fastify/*', 'yaml', 'prom-client'],
+    packages: ['fastify', 'fastify-plugin', '@fastify/*', 'jose', 'yaml', 'prom-client'],
     packageTypes: ['pino', 'openapi-types'],
     node: true,
   },

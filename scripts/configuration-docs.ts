@@ -18,6 +18,9 @@ nothing counts as not set. The program checks all of them before it starts, and 
 ${CONFIG_VARIABLES.map((one) => `| \`${one.name}\` | ${defaultOf(one)} | ${one.meaning.replaceAll('|', '\\|')} |`).join('\n')}
 
 Sizes are in bytes: 1048576 is 1 MiB.
+
+${list(CONFIG_VARIABLES.filter((one) => one.secret).map((one) => `\`${one.name}\``))} may also lie in files: set the name
+with \`_FILE\` to a path (\`DATABASE_URL_FILE=/run/secrets/database-url\`), as container platforms hand secrets over.
 `;
 
 if (process.argv.includes('--check')) {
@@ -30,6 +33,10 @@ if (process.argv.includes('--check')) {
   }
 } else {
   await writeFile(FILE, written);
+}
+
+function list(names: readonly string[]): string {
+  return `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`;
 }
 
 /** A default that depends on the machine is told by the meaning, so that the page is the same everywhere. */

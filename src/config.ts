@@ -2,6 +2,8 @@
  * The configuration: one typed object from the environment, checked at the start. `CONFIG_VARIABLES` is the only place
  * that names a variable; the help text and the operations guide are printed from it.
  */
+import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,12 +12,40 @@ import { type Network, type PortRange, parseNetworks, parsePorts } from './outbo
 
 export type ExecutionProviderSetting = 'auto' | 'cuda' | 'cpu';
 export type LogFormat = 'auto' | 'json' | 'pretty';
+export type Access = 'keys' | 'open';
 export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface Config {
   readonly host: string;
   readonly port: number;
+  /** `open`: whoever reaches the service may do everything. For development only. */
+  readonly access: Access;
+  /** Identity provider whose tokens are taken beside keys; undefined: none. */
+  readonly oidcIssuer: string | undefined;
+  readonly oidcAudience: string | undefined;
+  /** Undefined: the issuer's discovery document names it. */
+  readonly oidcJwksUrl: string | undefined;
+  readonly oidcLaboratoryClaim: string;
+  readonly oidcScopeClaim: string;
+  /** Lets a scraper read /metrics from another machine. */
+  readonly metricsToken: string | undefined;
+  /** Requests a minute and caller; 0: no limit. */
+  readonly rateLimitPerMinute: number;
+  /** Origins whose pages may call the API from a browser; empty: none. */
+  readonly corsOrigins: readonly string[];
+  /** Addresses of proxies whose X-Forwarded-For is believed; empty: none. */
+  readonly trustedProxies: readonly string[];
+  /** PEM; undefined: plain HTTP. */
+  readonly tlsCert: string | undefined;
+  readonly tlsKey: string | undefined;
+  readonly idempotencyHours: number;
+  /** 0: as long as the analysis. */
+  readonly retentionImagesDays: number;
+  /** 0: as long as the analysis. */
+  readonly retentionMasksDays: number;
+  /** 0: kept for ever. */
+  readonly retentionAuditDays: number;
   /** Undefined: `work` listens on no port. */
   readonly metricsPort: number | undefined;
   /** Undefined: the embedded database. */
@@ -77,8 +107,12 @@ export interface ConfigVariable {
   readonly key: keyof Config;
   /** As a person would set it; null: not set. */
   readonly default: string | null;
+  /** The value where neither the environment nor `default` gives one. */
+  readonly absent: Config[keyof Config];
   readonly meaning: string;
   readonly parse: (text: string) => Config[keyof Config];
+  /** Also read from the file that `NAME_FILE` names, as container platforms hand secrets over. */
+  readonly secret: boolean;
 }
 
 const MIB = 1024 * 1024;
@@ -92,10 +126,90 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'HOST',
     'host',
     '127.0.0.1',
-    'Address to listen on. Until API keys exist, keep it on this machine.',
+    'Address to listen on; 0.0.0.0 for every address of the machine. Beyond the machine, use TLS.',
     hostName,
   ),
   variable('PORT', 'port', '3000', 'Port to listen on; 0 takes a free one.', integer(0, 65_535)),
+  variable(
+    'ACCESS',
+    'access',
+    'keys',
+    'keys: every request needs an API key or a token. open: for development only, nobody is asked, and the service listens on 127.0.0.1 alone.',
+    oneOf('keys', 'open'),
+  ),
+  variable(
+    'OIDC_ISSUER',
+    'oidcIssuer',
+    null,
+    'Identity provider (OpenID Connect issuer) whose access tokens are taken beside API keys. Not set: keys alone.',
+    issuerUrl,
+  ),
+  variable(
+    'OIDC_AUDIENCE',
+    'oidcAudience',
+    null,
+    'Audience that a token must be made for. Needed with OIDC_ISSUER.',
+    (text) => text,
+  ),
+  variable(
+    'OIDC_JWKS_URL',
+    'oidcJwksUrl',
+    null,
+    'Where the keys of the issuer lie. Not set: where its discovery document says, on the host of the issuer.',
+    issuerUrl,
+  ),
+  variable(
+    'OIDC_LABORATORY_CLAIM',
+    'oidcLaboratoryClaim',
+    'laboratory',
+    'Claim of a token that names the laboratory; a.b looks for b in a.',
+    (text) => text,
+  ),
+  variable(
+    'OIDC_SCOPE_CLAIM',
+    'oidcScopeClaim',
+    'scope',
+    'Claim of a token that holds its scopes (submit, read, review, admin, each also as leukodiff:…), a list or words in a text.',
+    (text) => text,
+  ),
+  secretVariable(
+    'METRICS_TOKEN',
+    'metricsToken',
+    null,
+    'Bearer token with which a scraper reads /metrics from another machine. Not set: from this machine, or with a key of scope admin; METRICS_PORT is open then.',
+    longToken,
+  ),
+  variable(
+    'RATE_LIMIT_PER_MINUTE',
+    'rateLimitPerMinute',
+    '6000',
+    'Requests that one key may send in a minute, in each process; more are refused with 429. 0: no limit.',
+    integer(0, 10_000_000),
+  ),
+  variable(
+    'CORS_ORIGINS',
+    'corsOrigins',
+    null,
+    'Origins (https://portal.example, separated by commas) whose pages may call the API from a browser. Not set: none.',
+    originList,
+    [],
+  ),
+  variable(
+    'TRUSTED_PROXIES',
+    'trustedProxies',
+    null,
+    'Addresses or networks (10.0.0.0/8), separated by commas, of proxies whose X-Forwarded-For names the client. Not set: none is believed.',
+    addressList,
+    [],
+  ),
+  secretVariable(
+    'TLS_CERT',
+    'tlsCert',
+    null,
+    'Certificate chain (PEM) with which to serve HTTPS. Not set: plain HTTP, with TLS in front.',
+    pem('CERTIFICATE'),
+  ),
+  secretVariable('TLS_KEY', 'tlsKey', null, 'Private key (PEM) of TLS_CERT.', pem('PRIVATE KEY')),
   variable(
     'METRICS_PORT',
     'metricsPort',
@@ -103,14 +217,14 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'Port on HOST where `leukodiff work` answers /metrics, /health/live and /health/ready. Not set: none. `serve` answers them on PORT.',
     integer(0, 65_535),
   ),
-  variable(
+  secretVariable(
     'DATABASE_URL',
     'databaseUrl',
     null,
     'PostgreSQL server (postgresql://user:password@host/database, version 14 or newer). Not set: an embedded PostgreSQL in DATA_DIR.',
     urlOf('postgresql:', 'postgres:'),
   ),
-  variable(
+  secretVariable(
     'REDIS_URL',
     'redisUrl',
     null,
@@ -198,6 +312,34 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     integer(0, 36_500),
   ),
   variable(
+    'RETENTION_IMAGES_DAYS',
+    'retentionImagesDays',
+    '0',
+    'The posted images of an ended analysis are removed after this many days, its result stays; 0 keeps them as long as the analysis.',
+    integer(0, 36_500),
+  ),
+  variable(
+    'RETENTION_MASKS_DAYS',
+    'retentionMasksDays',
+    '0',
+    'Masks, crops, Grad-CAM and saliency maps of an ended analysis are removed after this many days, its numbers stay; 0 keeps them as long as the analysis.',
+    integer(0, 36_500),
+  ),
+  variable(
+    'RETENTION_AUDIT_DAYS',
+    'retentionAuditDays',
+    '3650',
+    'Entries of the audit trail are removed after this many days; 0 keeps them for ever.',
+    integer(0, 36_500),
+  ),
+  variable(
+    'IDEMPOTENCY_HOURS',
+    'idempotencyHours',
+    '72',
+    'How long an Idempotency-Key is remembered.',
+    integer(1, 24 * 366),
+  ),
+  variable(
     'MAX_ANALYSIS_AGE_MINUTES',
     'maxAnalysisAgeMinutes',
     '240',
@@ -211,14 +353,14 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'Time that running images get at a shutdown; what is not done then is done after the next start.',
     integer(1, 600),
   ),
-  variable(
+  secretVariable(
     'WEBHOOK_SECRET',
     'webhookSecret',
     null,
     'Secret that signs webhooks to callback addresses (whsec_ and 24 to 64 bytes in base64); two of them, the new one first and a space between, sign side by side during a change. Not set: one is made and kept in DATA_DIR/webhook-secret.',
     webhookSecret,
   ),
-  variable(
+  secretVariable(
     'WEBHOOK_ENCRYPTION_KEY',
     'webhookEncryptionKey',
     null,
@@ -288,7 +430,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'Base address of a FHIR R4 server that results are written to as transactions. Not set: none.',
     urlOf('http:', 'https:'),
   ),
-  variable('FHIR_SERVER_TOKEN', 'fhirServerToken', null, 'Bearer token for FHIR_SERVER.', bearerToken),
+  secretVariable('FHIR_SERVER_TOKEN', 'fhirServerToken', null, 'Bearer token for FHIR_SERVER.', bearerToken),
   variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
   variable(
     'LOG_FORMAT',
@@ -310,22 +452,43 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
 export function loadConfig(env: Readonly<Record<string, string | undefined>>): Config {
   const values: Partial<Record<keyof Config, Config[keyof Config]>> = {};
   const faults: string[] = [];
-  for (const { name, key, default: fallback, parse } of CONFIG_VARIABLES) {
-    // An empty variable is how compose files and systemd units say "not set".
-    const given = env[name]?.trim();
-    const text = given === undefined || given === '' ? fallback : given;
-    if (text === null) {
-      values[key] = undefined;
-      continue;
-    }
+  for (const { name, key, default: fallback, absent, parse, secret } of CONFIG_VARIABLES) {
     try {
-      values[key] = parse(text);
+      const text = (secret ? fromFile(env, name) : undefined) ?? set(env[name]) ?? fallback;
+      values[key] = text === null ? absent : parse(text);
     } catch (error) {
       faults.push(`${name} ${error instanceof Error ? error.message : String(error)}`);
     }
   }
+  const { oidcIssuer, oidcAudience, tlsCert, tlsKey } = values;
+  if (oidcIssuer !== undefined && oidcAudience === undefined) {
+    faults.push('OIDC_ISSUER needs OIDC_AUDIENCE: without it a token made for any other service would do here');
+  }
+  if ((tlsCert === undefined) !== (tlsKey === undefined)) faults.push('TLS_CERT and TLS_KEY are needed together');
   if (faults.length > 0) throw new ExpectedError(`The configuration cannot be used: ${faults.join('; ')}.`);
   return values as Config;
+}
+
+/** An empty variable is how compose files and systemd units say "not set". */
+function set(text: string | undefined): string | undefined {
+  const trimmed = text?.trim();
+  return trimmed === '' ? undefined : trimmed;
+}
+
+/** The secret in the file that `NAME_FILE` names; undefined where that is not set. */
+function fromFile(env: Readonly<Record<string, string | undefined>>, name: string): string | undefined {
+  const file = set(env[`${name}_FILE`]);
+  if (file === undefined) return undefined;
+  if (set(env[name]) !== undefined) throw new Error(`and ${name}_FILE are both set; set one of them`);
+  let text: string | undefined;
+  try {
+    text = set(readFileSync(file, 'utf8'));
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown';
+    throw new Error(`cannot be read from the file in ${name}_FILE (${code})`);
+  }
+  if (text === undefined) throw new Error(`is empty in the file in ${name}_FILE`);
+  return text;
 }
 
 function variable<K extends keyof Config>(
@@ -334,8 +497,13 @@ function variable<K extends keyof Config>(
   fallback: string | null,
   meaning: string,
   parse: (text: string) => Exclude<Config[K], undefined>,
+  absent?: Config[K],
 ): ConfigVariable {
-  return { name, key, default: fallback, meaning, parse };
+  return { name, key, default: fallback, absent, meaning, parse, secret: false };
+}
+
+function secretVariable<K extends keyof Config>(...parts: Parameters<typeof variable<K>>): ConfigVariable {
+  return { ...variable(...parts), secret: true };
 }
 
 function integer(lowest: number, highest: number): (text: string) => number {
@@ -362,6 +530,58 @@ function urlOf(...protocols: readonly string[]): (text: string) => string {
     const wanted = protocols.map((protocol) => `${protocol}//`).join(' or ');
     if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol))
       throw new Error(`must be a URL with ${wanted}`);
+    return text;
+  };
+}
+
+/** Tokens are only worth something when nobody on the way can forge the keys that they are checked with. */
+function issuerUrl(text: string): string {
+  if (!URL.canParse(text)) throw new Error('must be a URL');
+  const { protocol, hostname, username, hash } = new URL(text);
+  const local = hostname === 'localhost' || hostname === '127.0.0.1' || hostname === '[::1]';
+  if (protocol !== 'https:' && !(protocol === 'http:' && local)) throw new Error('must be a URL with https://');
+  if (username !== '' || hash !== '') throw new Error('must be a URL without credentials and fragment');
+  return text;
+}
+
+/** 32 characters of hexadecimal are 128 bits. */
+function longToken(text: string): string {
+  if (!/^[!-~]{32,256}$/.test(text)) throw new Error('must be 32 to 256 printable characters without spaces');
+  return text;
+}
+
+function listOf(text: string): string[] {
+  return text
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== '');
+}
+
+function originList(text: string): readonly string[] {
+  return listOf(text).map((item) => {
+    if (!URL.canParse(item) || new URL(item).origin !== item) {
+      throw new Error(`must be origins such as https://portal.example, not "${item}"`);
+    }
+    return item;
+  });
+}
+
+function addressList(text: string): readonly string[] {
+  return listOf(text).map((item) => {
+    const [address = '', bits, ...more] = item.split('/');
+    const family = isIP(address);
+    const longest = family === 6 ? 128 : 32;
+    const goodBits = bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= longest);
+    if (family === 0 || !goodBits || more.length > 0) {
+      throw new Error(`must be addresses or networks such as 10.0.0.0/8, not "${item}"`);
+    }
+    return item;
+  });
+}
+
+function pem(label: string): (text: string) => string {
+  return (text) => {
+    if (!new RegExp(`-----BEGIN [A-Z ]*${label}-----`).test(text)) throw new Error(`must be PEM with a ${label}`);
     return text;
   };
 }

@@ -37,6 +37,53 @@ program
     await migrate(loadConfig(process.env));
   });
 
+const keys = program.command('keys').description('API keys: create, list, rotate, revoke');
+
+keys
+  .command('create')
+  .description('make a key; it is shown once')
+  .requiredOption('--name <text>', 'what it is for, as the list shows it')
+  .requiredOption('--scopes <list>', 'some of submit,read,review,admin')
+  .option('--laboratory <slug>', 'whose analyses it sees', 'default')
+  .addOption(new Option('--expires-in-days <n>', 'when it ends; never when absent').argParser(count))
+  .option('--json', 'print it with its description as JSON', false)
+  .action(
+    async (options: { name: string; scopes: string; laboratory: string; expiresInDays?: number; json: boolean }) => {
+      const { createKey } = await import('./commands/keys.js');
+      await createKey(loadConfig(process.env), { ...options, expiresInDays: options.expiresInDays });
+    },
+  );
+
+keys
+  .command('list')
+  .description('list the keys of all laboratories')
+  .option('--laboratory <slug>', 'of this one alone')
+  .option('--json', 'print them as JSON', false)
+  .action(async (options: { laboratory?: string; json: boolean }) => {
+    const { listKeys } = await import('./commands/keys.js');
+    await listKeys(loadConfig(process.env), { ...options, laboratory: options.laboratory });
+  });
+
+keys
+  .command('rotate')
+  .description('make a successor of a key, which goes on for a while')
+  .argument('<id>', 'the part of the key behind lk_, as the list shows it')
+  .addOption(new Option('--overlap-hours <n>', 'how long the old key goes on').argParser(number).default(24))
+  .option('--json', 'print it with its description as JSON', false)
+  .action(async (id: string, options: { overlapHours: number; json: boolean }) => {
+    const { rotateKey } = await import('./commands/keys.js');
+    await rotateKey(loadConfig(process.env), id, options);
+  });
+
+keys
+  .command('revoke')
+  .description('end a key at once')
+  .argument('<id>', 'the part of the key behind lk_, as the list shows it')
+  .action(async (id: string) => {
+    const { revokeKey } = await import('./commands/keys.js');
+    await revokeKey(loadConfig(process.env), id);
+  });
+
 program
   .command('analyze')
   .description('analyse image files without server or database')

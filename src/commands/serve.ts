@@ -4,8 +4,10 @@ import type { AddressInfo } from 'node:net';
 import { join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.js';
+import { ExpectedError } from '../errors.js';
 import { buildApp } from '../http/app.js';
 import { PACKAGE_ROOT, readVersion } from '../version.js';
+import { announceFirstKey, firstKeyFile, makeFirstKey } from './first-key.js';
 import { listenError } from './listen-error.js';
 import { readiness } from './readiness.js';
 import { openRuntime, type Runtime, runUntilSignal } from './runtime.js';
@@ -18,6 +20,7 @@ export interface ServeOptions {
 }
 
 export async function serve(config: Config, { worker }: ServeOptions): Promise<void> {
+  refuseOpenAddress(config);
   const version = readVersion();
   const runtime = await openRuntime({ config, version, worker });
   const { log, db, queues, metrics, model, outgoing } = runtime;
@@ -33,6 +36,7 @@ export async function serve(config: Config, { worker }: ServeOptions): Promise<v
       readiness: () => readiness(runtime, worker),
       version,
     });
+    const firstKey = config.access === 'keys' ? await makeFirstKey(db, config.dataDir) : null;
     runtime.onClose(() => Promise.race([app.close(), sleep(DRAIN_MS, undefined, { ref: false })]));
     try {
       await app.listen({
@@ -44,7 +48,8 @@ export async function serve(config: Config, { worker }: ServeOptions): Promise<v
       throw listenError(error, config.host, config.port);
     }
     const { port } = app.server.address() as AddressInfo;
-    const address = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`;
+    const scheme = config.tlsCert === undefined ? 'http' : 'https';
+    const address = `${scheme}://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`;
     log.info(
       {
         address,
@@ -56,9 +61,12 @@ export async function serve(config: Config, { worker }: ServeOptions): Promise<v
       },
       'listening',
     );
-    if (!isLoopback(config.host)) {
-      log.warn({ host: config.host }, 'anybody who reaches this address can use the service: it has no keys yet');
+    if (config.access === 'open') {
+      log.warn({ host: config.host }, 'ACCESS=open: nobody is asked for a key. For development only');
+    } else if (!isLoopback(config.host) && config.tlsCert === undefined) {
+      log.warn({ host: config.host }, 'keys and results cross the network unencrypted unless TLS is in front');
     }
+    if (firstKey !== null) announceFirstKey(firstKey, log);
     if (process.stdout.isTTY) process.stdout.write(welcome(runtime, address, version));
   } catch (error) {
     await runtime.close();
@@ -81,15 +89,32 @@ export function welcome({ config, db, webhookSecret }: Runtime, address: string,
       : '    Data       the server in DATABASE_URL',
     ...(webhookSecret?.file == null ? [] : [`    Webhooks   signed with the secret in ${webhookSecret.file}`]),
     '',
+    ...(config.access === 'open' ? ['  ACCESS=open: NOBODY IS ASKED FOR A KEY. For development only.', ''] : []),
     '  Post a smear and wait for the differential:',
     '',
-    `    curl -H 'Prefer: wait=30' -F images=@${existsSync(sample) ? sample : 'smear.png'} ${address}/analyze`,
+    `    curl ${authorization(config)}-H 'Prefer: wait=30' -F images=@${existsSync(sample) ? sample : 'smear.png'} ${address}/analyze`,
     '',
     '  Ctrl-C ends it; what was posted is kept.',
     '',
     '',
   ];
   return lines.join('\n');
+}
+
+/** The curl option that sends the first key, where it lies where it was put. */
+function authorization({ access, dataDir }: Config): string {
+  if (access === 'open') return '';
+  const file = firstKeyFile(dataDir);
+  const key = existsSync(file) ? `$(cat ${relative(process.cwd(), file)})` : 'lk_…';
+  return `-H "Authorization: Bearer ${key}" `;
+}
+
+/** Without keys the loopback address is all that keeps others out. */
+function refuseOpenAddress({ access, host }: Config): void {
+  if (access !== 'open' || isLoopback(host)) return;
+  throw new ExpectedError(
+    `ACCESS=open asks nobody for a key, so it listens on 127.0.0.1 alone, not on HOST=${host}. Remove one of the two.`,
+  );
 }
 
 function isLoopback(host: string): boolean {

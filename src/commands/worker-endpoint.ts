@@ -1,4 +1,8 @@
-/** What a worker of its own answers to Prometheus and to whoever supervises it. */
+/**
+ * What a worker of its own answers to Prometheus and to whoever supervises it. It is asked for on a port of its own, so
+ * the metrics are open there unless METRICS_TOKEN is set.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { listenError } from './listen-error.js';
@@ -17,6 +21,10 @@ export async function openWorkerEndpoint(runtime: Runtime, host: string, port: n
       if (request.method !== 'GET' && request.method !== 'HEAD') return json(405, { status: 'GET only' });
       switch (request.url?.replace(/\?.*$/s, '')) {
         case '/metrics':
+          if (!mayScrape(request.headers.authorization, runtime.config.metricsToken)) {
+            response.setHeader('www-authenticate', 'Bearer');
+            return json(401, { status: 'METRICS_TOKEN as bearer token' });
+          }
           return send(200, registry.contentType, await registry.metrics());
         case '/health/live':
           return json(200, { status: 'alive' });
@@ -43,4 +51,10 @@ export async function openWorkerEndpoint(runtime: Runtime, host: string, port: n
     server.closeAllConnections();
   });
   return (server.address() as AddressInfo).port;
+}
+
+function mayScrape(authorization: string | undefined, token: string | undefined): boolean {
+  if (token === undefined) return true;
+  const hash = (text: string): Buffer => createHash('sha256').update(text).digest();
+  return timingSafeEqual(hash(authorization ?? ''), hash(`Bearer ${token}`));
 }

@@ -9,7 +9,10 @@ import type { ModelInfo } from '../vision/types.js';
 /** What of the configuration the HTTP layer reads. */
 export type HttpConfig = Pick<
   Config,
+  | 'access'
+  | 'corsOrigins'
   | 'dataDir'
+  | 'idempotencyHours'
   | 'publicUrl'
   | 'maxImageBytes'
   | 'maxImagePixels'
@@ -17,6 +20,16 @@ export type HttpConfig = Pick<
   | 'maxRequestBytes'
   | 'maxFieldBytes'
   | 'maxQueueDepth'
+  | 'metricsToken'
+  | 'oidcAudience'
+  | 'oidcIssuer'
+  | 'oidcJwksUrl'
+  | 'oidcLaboratoryClaim'
+  | 'oidcScopeClaim'
+  | 'rateLimitPerMinute'
+  | 'tlsCert'
+  | 'tlsKey'
+  | 'trustedProxies'
   | 'maxWaitSeconds'
   | 'uploadTimeoutSeconds'
   | 'webhookEncryptionKey'

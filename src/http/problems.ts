@@ -39,6 +39,17 @@ export const PROBLEMS = {
     status: 400,
     advice: 'Correct the parameters named in `errors`.',
   },
+  unauthenticated: {
+    title: 'The request says not who asks, or not in a way that is known here',
+    status: 401,
+    advice:
+      'Send an API key: `Authorization: Bearer lk_…`, or `X-Api-Key: lk_…`. The first key lies in DATA_DIR/first-key; `leukodiff keys create` makes others.',
+  },
+  'insufficient-scope': {
+    title: 'The key or token may not do this',
+    status: 403,
+    advice: 'Use a key with the scope that the detail names, or ask an administrator of your laboratory for one.',
+  },
   'not-found': {
     title: 'Nothing is found at this address',
     status: 404,
@@ -69,6 +80,11 @@ export const PROBLEMS = {
     status: 404,
     advice:
       'GET /webhook-endpoints/{id}/deliveries lists them. They are removed with their analysis or their endpoint.',
+  },
+  'key-not-found': {
+    title: 'The laboratory has no such key',
+    status: 404,
+    advice: 'GET /keys lists the keys of your laboratory with their ids.',
   },
   'method-not-allowed': {
     title: 'This address does not take this method',
@@ -132,6 +148,26 @@ export const PROBLEMS = {
     status: 428,
     advice: 'Nothing was changed. Send the ETag of GET /analyses/{id} in If-Match.',
   },
+  'idempotency-key-in-flight': {
+    title: 'An order with this Idempotency-Key is being stored right now',
+    status: 409,
+    advice: 'Send the same request again after the seconds in Retry-After; it is then answered as the first one was.',
+  },
+  'key-not-valid': {
+    title: 'The key is not valid any more',
+    status: 409,
+    advice: 'It was revoked or rotated, or has expired. Make a new one with POST /keys.',
+  },
+  'image-removed': {
+    title: 'The posted image was removed',
+    status: 410,
+    advice: 'It was removed on request or by its retention period (RETENTION_IMAGES_DAYS); the result stays.',
+  },
+  'masks-removed': {
+    title: 'The pictures of the result were removed',
+    status: 410,
+    advice: 'They were removed on request or by their retention period (RETENTION_MASKS_DAYS); the numbers stay.',
+  },
   'too-many-images': {
     title: 'The request has too many images',
     status: 413,
@@ -169,6 +205,12 @@ export const PROBLEMS = {
     status: 422,
     advice: 'Nothing was stored. Correct the fields named in `errors` and send the request again.',
   },
+  'idempotency-key-reused': {
+    title: 'This Idempotency-Key came with another order before',
+    status: 422,
+    advice:
+      'Nothing was stored. Use a new key for every order, and the same key only to send exactly the same fields and images again.',
+  },
   'invalid-image': {
     title: 'A file is an image that cannot be read',
     status: 422,
@@ -178,6 +220,11 @@ export const PROBLEMS = {
     title: 'Too many images are waiting',
     status: 429,
     advice: 'Nothing was stored. Send the request again after the seconds in Retry-After.',
+  },
+  'rate-limited': {
+    title: 'Too many requests came in a short time',
+    status: 429,
+    advice: 'Send the request again after the seconds in Retry-After; RateLimit-Policy states the limit.',
   },
   'header-too-large': {
     title: 'The request headers are too large',
@@ -194,6 +241,12 @@ export const PROBLEMS = {
     status: 507,
     advice:
       'Nothing was stored. Free space on the disk of the service or of its database, then send the request again.',
+  },
+  'identity-provider-unavailable': {
+    title: 'The identity provider cannot be reached',
+    status: 503,
+    advice:
+      'The token could not be checked. Send the request again after the seconds in Retry-After, or use an API key.',
   },
   'not-ready': {
     title: 'The service is not ready',

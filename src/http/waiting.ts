@@ -19,18 +19,20 @@ export async function finishedWithin(
   seconds: number,
   request: FastifyRequest,
 ): Promise<LinkedAnalysis | null> {
+  const { laboratory } = request.principal;
   const left = new AbortController();
   const onClose = (): void => left.abort();
   request.raw.socket?.once('close', onClose);
   try {
     const status = await waitForCompletion(
       database,
+      laboratory,
       id,
       seconds * 1000,
       AbortSignal.any([left.signal, request.server.closing]),
     );
     if (status !== 'completed' && status !== 'failed') return null;
-    const document = await getAnalysisDocument(database, id);
+    const document = await getAnalysisDocument(database, laboratory, id);
     return document === null ? null : withAnalysisLinks(document);
   } finally {
     request.raw.socket?.removeListener('close', onClose);

@@ -43,6 +43,7 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
   const begun = performance.now();
   const task = await startImage(db, analysisId, index);
   if (task === null) return;
+  const named = { analysisId, image: index, requestId: task.requestId };
   metrics.stageSeconds.observe(
     { stage: 'queue' },
     Math.max(0, (job.processedOn ?? job.timestamp) - job.timestamp) / 1000,
@@ -64,17 +65,14 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
     metrics.images.inc({ outcome: 'completed', reason: 'none' });
     for (const cell of result.cells) metrics.cells.inc({ class: cell.class });
     log.info(
-      { analysisId, image: index, cells: result.cells.length, durationMs: Math.round(performance.now() - begun) },
+      { ...named, cells: result.cells.length, durationMs: Math.round(performance.now() - begun) },
       'image analysed',
     );
   } catch (error) {
     if (error instanceof UndecodableImageError) return await fail(undecodable(error.code, error.message));
     if (deps.shutdown.aborted) return await giveBack(error);
     if (timeout.aborted) return await fail(IMAGE_TIMEOUT);
-    log.warn(
-      { analysisId, image: index, attempt: job.attemptsMade + 1, err: error },
-      'the analysis of an image failed',
-    );
+    log.warn({ ...named, attempt: job.attemptsMade + 1, err: error }, 'the analysis of an image failed');
     if (job.attemptsMade + 1 >= (job.opts.attempts ?? 1)) return await fail(IMAGE_ANALYSIS_ERROR);
     return await giveBack(error);
   } finally {
@@ -84,7 +82,7 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
   async function fail(problem: StoredProblem): Promise<void> {
     if (!(await saveImageFailure(db, analysisId, index, problem))) return;
     metrics.images.inc({ outcome: 'failed', reason: problem.code });
-    log.info({ analysisId, image: index, problem: problem.code }, 'image failed');
+    log.info({ ...named, problem: problem.code }, 'image failed');
   }
 
   async function giveBack(error: unknown): Promise<never> {

@@ -165,6 +165,7 @@ async function post(deps: DeliverDeps, delivery: Delivery, timeoutMs: number): P
         'webhook-id': id,
         'webhook-timestamp': String(Math.floor(timestamp.getTime() / 1000)),
         'webhook-signature': signatures(secrets, id, timestamp, delivery.body),
+        ...originHeaders(delivery),
       },
       body: delivery.body,
       signal: AbortSignal.any([AbortSignal.timeout(timeoutMs), deps.shutdown]),
@@ -188,6 +189,15 @@ async function post(deps: DeliverDeps, delivery: Delivery, timeoutMs: number): P
 function secretsOf({ sealer, webhookSecret }: DeliverDeps, { endpoint }: Delivery): readonly string[] {
   if (endpoint === null) return webhookSecret.split(/\s+/);
   return endpoint.secrets.map((sealed) => sealer.open(sealed, endpoint.id));
+}
+
+/** What names the request that brought the order, in the receiver's log as in ours (W3C Trace Context). */
+function originHeaders({ requestId, traceparent, tracestate }: Delivery): Record<string, string> {
+  return {
+    ...(requestId === null ? {} : { 'x-request-id': requestId }),
+    ...(traceparent === null ? {} : { traceparent }),
+    ...(traceparent === null || tracestate === null ? {} : { tracestate }),
+  };
 }
 
 /** Seconds or a date; null for anything else. */

@@ -16,9 +16,9 @@ import {
   finishAnalysis as finishInStorage,
   type Outcome,
 } from '../storage/results.js';
-import { toStored } from './announce-event.js';
 import { allImagesFailed, IMAGE_INTERRUPTED } from './problems.js';
 import type { Queues } from './queues.js';
+import { toStored } from './stored-events.js';
 
 export interface FinishDeps {
   readonly db: Database;

@@ -3,9 +3,13 @@
  * a lock in the database lets one at a time.
  */
 import type { Logger } from 'pino';
+import type { Config } from '../config.js';
 import type { Metrics } from '../observability/metrics.js';
+import { removeAuditOlderThan } from '../storage/audit.js';
 import { overdueDeliveries } from '../storage/deliveries.js';
 import { removeOldTraces } from '../storage/events.js';
+import { removeKeysOlderThan } from '../storage/idempotency.js';
+import { removePartOlderThan } from '../storage/removal.js';
 import { overdueReports, type ReportChannel } from '../storage/reports.js';
 import { openAnalyses, removeOlderThan, withSweepLock } from '../storage/upkeep.js';
 import { type FinishDeps, giveUpAnalysis } from './finish-analysis.js';
@@ -21,7 +25,15 @@ const TRACE_DAYS = 30;
 
 export interface SweepDeps extends FinishDeps {
   readonly queues: Queues;
-  readonly config: { readonly maxAnalysisAgeMinutes: number; readonly retentionDays: number };
+  readonly config: Pick<
+    Config,
+    | 'idempotencyHours'
+    | 'maxAnalysisAgeMinutes'
+    | 'retentionAuditDays'
+    | 'retentionDays'
+    | 'retentionImagesDays'
+    | 'retentionMasksDays'
+  >;
   readonly metrics: Metrics;
   readonly log: Logger;
   /** Channels that this site sends reports to. */
@@ -39,6 +51,8 @@ export interface SweepReport {
   readonly deliveries: number;
   readonly reports: number;
   readonly removed: number;
+  /** Analyses that lost their images or their masks, and stay. */
+  readonly thinned: number;
 }
 
 /** Null: another process is sweeping. */
@@ -49,13 +63,25 @@ export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promis
       reenqueued: await reenqueue(deps, options.graceMs ?? GRACE_MS),
       deliveries: await reenqueueDeliveries(deps, options.overdueMs ?? OVERDUE_MS),
       reports: await reenqueueReports(deps, options.overdueMs ?? OVERDUE_MS),
-      removed: deps.config.retentionDays === 0 ? 0 : await removeOlderThan(deps.db, deps.config.retentionDays),
+      ...(await purge(deps)),
     };
     await removeOldTraces(deps.db, TRACE_DAYS);
     if (report.removed > 0) deps.metrics.removed.inc(report.removed);
     if (Object.values(report).some((count) => count > 0)) deps.log.info(report, 'sweep');
     return report;
   });
+}
+
+/** What has been kept for long enough. Every analysis that loses something has an entry in the audit trail. */
+async function purge({ db, queues, config }: SweepDeps): Promise<Pick<SweepReport, 'removed' | 'thinned'>> {
+  const { retentionDays, retentionImagesDays, retentionMasksDays, retentionAuditDays } = config;
+  const removed = retentionDays === 0 ? [] : await removeOlderThan(db, retentionDays);
+  for (const { id } of removed) await queues.removeAnalysis(id);
+  const withoutImages = retentionImagesDays === 0 ? [] : await removePartOlderThan(db, 'images', retentionImagesDays);
+  const withoutMasks = retentionMasksDays === 0 ? [] : await removePartOlderThan(db, 'masks', retentionMasksDays);
+  await removeKeysOlderThan(db, config.idempotencyHours);
+  if (retentionAuditDays !== 0) await removeAuditOlderThan(db, retentionAuditDays);
+  return { removed: removed.length, thinned: withoutImages.length + withoutMasks.length };
 }
 
 async function expire(deps: SweepDeps): Promise<number> {

@@ -10,11 +10,11 @@ import type { Database } from '../storage/database.js';
 import type { Sealer } from '../storage/sealing.js';
 import type { Vision } from '../vision/index.js';
 import { analyzeImage } from './analyze-image.js';
-import { deliver } from './deliver.js';
+import { type DeliverDeps, deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
 import type { Queues } from './queues.js';
 import { type ReportSender, reportJob, type SendReportDeps } from './send-report.js';
-import { sweep } from './sweep.js';
+import { type SweepDeps, sweep } from './sweep.js';
 
 const SWEEP_INTERVAL_MS = 15_000;
 /** Attempts wait for others, not for this process: many at once cost it little. */
@@ -26,16 +26,7 @@ const FINISH_CONCURRENCY = 4;
 const FORCED_CLOSE_MS = 3_000;
 
 export interface WorkerDeps {
-  readonly config: Pick<
-    Config,
-    | 'workerConcurrency'
-    | 'publicUrl'
-    | 'maxAnalysisAgeMinutes'
-    | 'retentionDays'
-    | 'webhookNetworks'
-    | 'webhookPorts'
-    | 'webhookDisableAfterDays'
-  >;
+  readonly config: SweepDeps['config'] & DeliverDeps['config'] & Pick<Config, 'workerConcurrency' | 'publicUrl'>;
   readonly db: Database;
   readonly queues: Queues;
   readonly vision: Pick<Vision, 'analyze' | 'model'>;

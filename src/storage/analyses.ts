@@ -1,5 +1,6 @@
 /** Analyses: the order as it came, and the finished document that reads answer from. */
 import { createHash } from 'node:crypto';
+import type pg from 'pg';
 import type { ImageQuality, ModelInfo, ScaleSource } from '../vision/types.js';
 import { type Database, inTransaction } from './database.js';
 import type {
@@ -45,73 +46,122 @@ export interface NewAnalysis {
   /** µm per pixel of every image; absent: estimated from each. */
   readonly micronsPerPixel?: number | null | undefined;
   readonly metadata?: JsonValue | undefined;
+  /** Of the request that brings the order. */
+  readonly origin?: RequestOrigin | undefined;
+}
+
+/** What names a request across systems; goes with the analysis through the queue to its deliveries. */
+export interface RequestOrigin {
+  readonly requestId: string;
+  /** W3C Trace Context. */
+  readonly traceparent: string;
+  readonly tracestate: string | null;
 }
 
 export class InvalidCursorError extends Error {
   override readonly name = 'InvalidCursorError';
 }
 
+export interface CreatedAnalysis {
+  readonly id: string;
+  readonly createdAt: string;
+}
+
 /** Stores an order with its images in one transaction: when this resolves, the analysis cannot be lost any more. */
 export async function createAnalysis(
   db: Database,
+  laboratory: string,
   input: NewAnalysis & { readonly images: readonly NewImage[] },
-): Promise<{ id: string; createdAt: string }> {
+): Promise<CreatedAnalysis> {
+  return inTransaction(db.pool, (client) => insertAnalysis(client, laboratory, input));
+}
+
+/** The same within a transaction. */
+export async function insertAnalysis(
+  client: pg.PoolClient,
+  laboratory: string,
+  input: NewAnalysis & { readonly images: readonly NewImage[] },
+): Promise<CreatedAnalysis> {
   const id = uuidv7();
   const createdAt = new Date();
-  await inTransaction(db.pool, async (client) => {
+  await client.query(
+    `INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
+         callback_url, target_cells, wbc_count, microns_per_pixel, metadata, created_at, laboratory, request_id,
+         traceparent, tracestate)
+       VALUES ($1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
+    [
+      id,
+      input.priority ?? 'routine',
+      input.accessionNumber ?? null,
+      input.specimenId ?? null,
+      input.orderId ?? null,
+      input.subjectId ?? null,
+      input.site ?? null,
+      input.collectedAt == null ? null : new Date(input.collectedAt),
+      input.callbackUrl ?? null,
+      input.targetCells ?? DEFAULT_TARGET_CELLS,
+      input.wbcCount ?? null,
+      input.micronsPerPixel ?? null,
+      input.metadata == null ? null : JSON.stringify(input.metadata),
+      createdAt,
+      laboratory,
+      input.origin?.requestId ?? null,
+      input.origin?.traceparent ?? null,
+      input.origin?.tracestate ?? null,
+    ],
+  );
+  for (const [index, image] of input.images.entries()) {
+    // pg sends a Buffer in binary; a plain Uint8Array would go as text.
+    const raw = typeof image.bytes === 'function' ? await image.bytes() : image.bytes;
+    const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
+    const sha256 = image.sha256 ?? createHash('sha256').update(bytes).digest('hex');
     await client.query(
-      `INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
-         callback_url, target_cells, wbc_count, microns_per_pixel, metadata, created_at)
-       VALUES ($1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+      // The first image with these bytes, here or in an earlier order of the laboratory.
+      `INSERT INTO images (analysis_id, index, filename, content_type, byte_length, sha256, width, height,
+                             duplicate_of_analysis, duplicate_of_index)
+         SELECT $1, $2, $3, $4, $5, $6::char(64), $7, $8, first.analysis_id, first.index
+           FROM (SELECT) AS one LEFT JOIN LATERAL (
+             SELECT earlier.analysis_id, earlier.index
+               FROM images AS earlier JOIN analyses ON analyses.id = earlier.analysis_id
+              WHERE earlier.sha256 = $6::char(64) AND analyses.laboratory = $9
+              ORDER BY earlier.analysis_id, earlier.index LIMIT 1) AS first ON true`,
       [
         id,
-        input.priority ?? 'routine',
-        input.accessionNumber ?? null,
-        input.specimenId ?? null,
-        input.orderId ?? null,
-        input.subjectId ?? null,
-        input.site ?? null,
-        input.collectedAt == null ? null : new Date(input.collectedAt),
-        input.callbackUrl ?? null,
-        input.targetCells ?? DEFAULT_TARGET_CELLS,
-        input.wbcCount ?? null,
-        input.micronsPerPixel ?? null,
-        input.metadata == null ? null : JSON.stringify(input.metadata),
-        createdAt,
+        index,
+        image.filename,
+        image.contentType,
+        bytes.length,
+        sha256,
+        image.width ?? null,
+        image.height ?? null,
+        laboratory,
       ],
     );
-    for (const [index, image] of input.images.entries()) {
-      // pg sends a Buffer in binary; a plain Uint8Array would go as text.
-      const raw = typeof image.bytes === 'function' ? await image.bytes() : image.bytes;
-      const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
-      const sha256 = image.sha256 ?? createHash('sha256').update(bytes).digest('hex');
-      await client.query(
-        `INSERT INTO images (analysis_id, index, filename, content_type, byte_length, sha256, width, height)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-        [id, index, image.filename, image.contentType, bytes.length, sha256, image.width ?? null, image.height ?? null],
-      );
-      await client.query('INSERT INTO image_files (analysis_id, image_index, bytes) VALUES ($1, $2, $3)', [
-        id,
-        index,
-        bytes,
-      ]);
-    }
-  });
+    await client.query('INSERT INTO image_files (analysis_id, image_index, bytes) VALUES ($1, $2, $3)', [
+      id,
+      index,
+      bytes,
+    ]);
+  }
   return { id, createdAt: createdAt.toISOString() };
 }
 
-/** The finished document as it was stored, or the state of an analysis under way. Null: no such analysis. */
-export async function getAnalysisDocument(db: Database, id: string): Promise<AnalysisDocument | null> {
+/** The finished document as it was stored, or the state of an analysis under way. Null: the laboratory has none such. */
+export async function getAnalysisDocument(
+  db: Database,
+  laboratory: string,
+  id: string,
+): Promise<AnalysisDocument | null> {
   if (!isUuid(id)) return null;
   const { rows } = await db.pool.query<{ result: AnalysisDocument | null }>(
-    'SELECT result FROM analyses WHERE id = $1',
-    [id],
+    'SELECT result FROM analyses WHERE id = $1 AND laboratory = $2',
+    [id, laboratory],
   );
   const [row] = rows;
   if (row === undefined) return null;
   if (row.result !== null) return row.result;
   const analysis = await db.prisma.analysis.findUnique({
-    where: { id },
+    where: { id, laboratory },
     include: { images: { orderBy: { index: 'asc' } } },
   });
   if (analysis === null) return null;
@@ -164,6 +214,10 @@ function toImageDocument(row: ImageRow): ImageDocument {
     contentType: row.contentType,
     byteLength: row.byteLength,
     sha256: row.sha256,
+    duplicateOf:
+      row.duplicateOfAnalysis === null || row.duplicateOfIndex === null
+        ? null
+        : { analysisId: row.duplicateOfAnalysis, index: row.duplicateOfIndex },
     width: row.width,
     height: row.height,
     status: row.status,
@@ -190,15 +244,17 @@ export interface ListOptions {
   readonly limit: number;
 }
 
-/** Newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
+/** Those of one laboratory, newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
 export async function listAnalyses(
   db: Database,
+  laboratory: string,
   options: ListOptions,
 ): Promise<{ items: AnalysisSummary[]; nextCursor: string | null }> {
   if (options.cursor !== undefined && !isUuid(options.cursor))
     throw new InvalidCursorError('not a cursor of this list');
   const rows = await db.prisma.analysis.findMany({
     where: {
+      laboratory,
       ...(options.accessionNumber === undefined ? {} : { accessionNumber: options.accessionNumber }),
       ...(options.status === undefined ? {} : { status: options.status }),
       ...(options.cursor === undefined ? {} : { id: { lt: options.cursor } }),
@@ -228,10 +284,10 @@ export async function listAnalyses(
   };
 }
 
-/** Removes the analysis with its images, results and deliveries. False: there was none. */
-export async function deleteAnalysis(db: Database, id: string): Promise<boolean> {
+/** Removes the analysis with its images, results and deliveries. False: the laboratory has none such. */
+export async function deleteAnalysis(db: Database, laboratory: string, id: string): Promise<boolean> {
   if (!isUuid(id)) return false;
-  const { count } = await db.prisma.analysis.deleteMany({ where: { id } });
+  const { count } = await db.prisma.analysis.deleteMany({ where: { id, laboratory } });
   return count > 0;
 }
 
@@ -241,11 +297,12 @@ export async function countQueued(db: Database): Promise<number> {
 }
 
 /**
- * Waits until the analysis has ended, at most `timeoutMs`. Returns its status then; null: there is no such analysis.
+ * Waits until the analysis has ended, at most `timeoutMs`. Returns its status then; null: the laboratory has none such.
  * An aborted signal ends the wait early.
  */
 export async function waitForCompletion(
   db: Database,
+  laboratory: string,
   id: string,
   timeoutMs: number,
   signal?: AbortSignal,
@@ -260,7 +317,7 @@ export async function waitForCompletion(
       const woken = new Promise<void>((settle) => {
         wake = settle;
       });
-      const row = await db.prisma.analysis.findUnique({ where: { id }, select: { status: true } });
+      const row = await db.prisma.analysis.findUnique({ where: { id, laboratory }, select: { status: true } });
       const leftMs = deadline - Date.now();
       if (row === null || row.status === 'completed' || row.status === 'failed') return row?.status ?? null;
       if (leftMs <= 0 || signal?.aborted) return row.status;

@@ -23,10 +23,15 @@ export interface CellsPage {
 }
 
 /**
- * By image and number. Null: no such analysis. Cells appear as their images are finished.
+ * By image and number. Null: the laboratory has no such analysis. Cells appear as their images are finished.
  * Throws `InvalidCursorError` for a cursor that no page gave out.
  */
-export async function getCells(db: Database, id: string, options: CellsOptions): Promise<CellsPage | null> {
+export async function getCells(
+  db: Database,
+  laboratory: string,
+  id: string,
+  options: CellsOptions,
+): Promise<CellsPage | null> {
   if (!isUuid(id)) return null;
   const after = options.cursor === undefined ? null : parseCellId(options.cursor);
   if (options.cursor !== undefined && after === null) throw new InvalidCursorError('not a cursor of this list');
@@ -47,7 +52,7 @@ export async function getCells(db: Database, id: string, options: CellsOptions):
           ],
         };
   const [analyses, total, rows] = await Promise.all([
-    db.prisma.analysis.count({ where: { id } }),
+    db.prisma.analysis.count({ where: { id, laboratory } }),
     db.prisma.cell.count({ where: filter }),
     db.prisma.cell.findMany({
       where: { AND: [filter, behind] },
@@ -61,12 +66,17 @@ export async function getCells(db: Database, id: string, options: CellsOptions):
   return { items, nextCursor: rows.length > options.limit ? (items.at(-1)?.id ?? null) : null, total };
 }
 
-/** One cell; null: no such cell. */
-export async function getCell(db: Database, id: string, cellId: string): Promise<CellDocument | null> {
+/** One cell; null: the laboratory has no such cell. */
+export async function getCell(
+  db: Database,
+  laboratory: string,
+  id: string,
+  cellId: string,
+): Promise<CellDocument | null> {
   const key = parseCellId(cellId);
   if (!isUuid(id) || key === null) return null;
   const row = await db.prisma.cell.findUnique({
-    where: { analysisId_imageIndex_number: { analysisId: id, ...key } },
+    where: { analysisId_imageIndex_number: { analysisId: id, ...key }, image: { analysis: { laboratory } } },
     include: { consistency: { select: { score: true } } },
   });
   return row === null ? null : toCellDocument(row);
@@ -99,6 +109,7 @@ export type CellArtefact = (typeof CELL_ARTEFACTS)[number];
 /** PNG: `crop` as the network saw the cell, `mask` of its box, `cam` over the crop's window. */
 export async function getCellArtefact(
   db: Database,
+  laboratory: string,
   id: string,
   cellId: string,
   kind: CellArtefact,
@@ -107,8 +118,9 @@ export async function getCellArtefact(
   if (!isUuid(id) || key === null || !CELL_ARTEFACTS.includes(kind)) return null;
   const { rows } = await db.pool.query<{ png: Buffer }>(
     // `kind` is one of three words, checked above.
-    `SELECT ${kind} AS png FROM cell_rasters WHERE analysis_id = $1 AND image_index = $2 AND cell_number = $3`,
-    [id, key.imageIndex, key.number],
+    `SELECT ${kind} AS png FROM cell_rasters JOIN analyses ON analyses.id = analysis_id
+      WHERE analysis_id = $1 AND image_index = $2 AND cell_number = $3 AND laboratory = $4`,
+    [id, key.imageIndex, key.number, laboratory],
   );
   return rows[0]?.png ?? null;
 }

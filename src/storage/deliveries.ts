@@ -33,6 +33,11 @@ export interface Delivery {
   readonly destination: string;
   /** Null: the order's own callback address. */
   readonly endpoint: SigningEndpoint | null;
+  /** Of the request that brought the order; null for pings, and for orders of versions that did not keep them. */
+  readonly requestId: string | null;
+  /** W3C Trace Context of that request. */
+  readonly traceparent: string | null;
+  readonly tracestate: string | null;
 }
 
 export interface SigningEndpoint {
@@ -67,6 +72,9 @@ interface ClaimRow {
   readonly previousSecret: Uint8Array | null;
   readonly failing: boolean;
   readonly underWay: number;
+  readonly requestId: string | null;
+  readonly traceparent: string | null;
+  readonly tracestate: string | null;
 }
 
 /**
@@ -86,10 +94,12 @@ export async function claimDelivery(
               d.endpoint_id AS "endpointId", e.disabled_at AS "disabledAt", e.secret,
               CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END AS "previousSecret",
               f.destination IS NOT NULL AS failing,
+              a.request_id AS "requestId", a.traceparent, a.tracestate,
               (SELECT count(*)::int FROM deliveries other
                 WHERE other.destination = d.destination AND other.status = 'pending' AND other.claimed_until > now()
               ) AS "underWay"
          FROM deliveries d
+         LEFT JOIN analyses a ON a.id = d.analysis_id
          LEFT JOIN webhook_endpoints e ON e.id = d.endpoint_id
          LEFT JOIN failing_destinations f ON f.destination = d.destination
         WHERE d.id = $1 AND d.status = 'pending' FOR UPDATE OF d`,
@@ -113,9 +123,11 @@ export async function claimDelivery(
       [id, leaseMs, row.url],
     );
     const secrets = [row.secret, row.previousSecret].filter((secret) => secret !== null);
-    const { url, body, eventType, attempts, destination, endpointId } = row;
+    const { url, body, eventType, attempts, destination, endpointId, requestId, traceparent, tracestate } = row;
     const endpoint = endpointId === null ? null : { id: endpointId, secrets };
-    return { kind: 'claimed', delivery: { id, url, body, eventType, attempts: attempts + 1, destination, endpoint } };
+    const origin = { requestId, traceparent, tracestate };
+    const delivery = { id, url, body, eventType, attempts: attempts + 1, destination, endpoint, ...origin };
+    return { kind: 'claimed', delivery };
   });
 }
 

@@ -48,6 +48,11 @@ export interface ImageDocument {
   readonly contentType: string;
   readonly byteLength: number;
   readonly sha256: string;
+  /**
+   * The image with the same bytes that came first in this laboratory, in this order or an earlier one; null: none. It may
+   * have been removed since. Absent in results of versions that did not look.
+   */
+  readonly duplicateOf?: { readonly analysisId: string; readonly index: number } | null;
   /** Pixels of the posted image; null until known. */
   readonly width: number | null;
   readonly height: number | null;

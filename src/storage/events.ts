@@ -1,9 +1,8 @@
 /** Events become deliveries: one for every receiver, made in the transaction that makes the event true. */
 import type pg from 'pg';
-import { type Database, inTransaction } from './database.js';
+import type { Database } from './database.js';
 import { ENDPOINT_DISABLED, PING_EVENT } from './deliveries.js';
 import { uuidv7 } from './ids.js';
-import { DEFAULT_LABORATORY } from './laboratory.js';
 
 /** An event as it is stored, with its final bytes. */
 export interface StoredEvent {
@@ -66,23 +65,6 @@ export async function addDeliveries(
     [occurrences],
   );
   return rows.map((row) => row.id);
-}
-
-/** Stores an event of an analysis by itself; null where there is no such analysis. */
-export async function addEvent(db: Database, analysisId: string, event: StoredEvent): Promise<string[] | null> {
-  return inTransaction(db.pool, async (client) => {
-    const { rows } = await client.query<{ callbackUrl: string | null }>(
-      'SELECT callback_url AS "callbackUrl" FROM analyses WHERE id = $1 FOR KEY SHARE',
-      [analysisId],
-    );
-    const [row] = rows;
-    if (row === undefined) return null;
-    return addDeliveries(
-      client,
-      { id: analysisId, laboratory: DEFAULT_LABORATORY, callbackUrl: row.callbackUrl },
-      event,
-    );
-  });
 }
 
 /** Stores a test ping. */

@@ -17,7 +17,7 @@ export interface StoredImageFile {
  */
 const PIECE_BYTES = 8 * 1024 * 1024;
 
-/** The posted bytes of one image; null when it is gone. */
+/** The posted bytes of one image, whosever it is: for the jobs. Null when it is gone. */
 export async function readImageBytes(db: Database, id: string, index: number): Promise<Buffer | null> {
   const pieces: Buffer[] = [];
   for (let start = 1; ; start += PIECE_BYTES) {
@@ -33,10 +33,15 @@ export async function readImageBytes(db: Database, id: string, index: number): P
 }
 
 /** The posted file, as it came. */
-export async function getImageFile(db: Database, id: string, index: number): Promise<StoredImageFile | null> {
+export async function getImageFile(
+  db: Database,
+  laboratory: string,
+  id: string,
+  index: number,
+): Promise<StoredImageFile | null> {
   if (!isImageKey(id, index)) return null;
   const image = await db.prisma.image.findUnique({
-    where: { analysisId_index: { analysisId: id, index } },
+    where: { analysisId_index: { analysisId: id, index }, analysis: { laboratory } },
     select: { filename: true, contentType: true, sha256: true },
   });
   const bytes = image === null ? null : await readImageBytes(db, id, index);
@@ -57,12 +62,13 @@ export interface DrawableCell {
 /** Everything that drawing an image's result takes. Null: no such image, or it was not analysed. */
 export async function getImageCells(
   db: Database,
+  laboratory: string,
   id: string,
   index: number,
 ): Promise<{ width: number; height: number; cells: DrawableCell[] } | null> {
   if (!isImageKey(id, index)) return null;
   const image = await db.prisma.image.findUnique({
-    where: { analysisId_index: { analysisId: id, index } },
+    where: { analysisId_index: { analysisId: id, index }, analysis: { laboratory } },
     select: { width: true, height: true, status: true },
   });
   if (image === null || image.status !== 'completed' || image.width === null || image.height === null) return null;
@@ -86,11 +92,17 @@ export async function getImageCells(
 }
 
 /** The saliency map as grey PNG, at the saliency network's resolution. */
-export async function getImageSaliency(db: Database, id: string, index: number): Promise<Buffer | null> {
+export async function getImageSaliency(
+  db: Database,
+  laboratory: string,
+  id: string,
+  index: number,
+): Promise<Buffer | null> {
   if (!isImageKey(id, index)) return null;
   const { rows } = await db.pool.query<{ png: Buffer }>(
-    'SELECT png FROM image_saliency WHERE analysis_id = $1 AND image_index = $2',
-    [id, index],
+    `SELECT png FROM image_saliency JOIN analyses ON analyses.id = analysis_id
+      WHERE analysis_id = $1 AND image_index = $2 AND laboratory = $3`,
+    [id, index, laboratory],
   );
   return rows[0]?.png ?? null;
 }

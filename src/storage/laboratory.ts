@@ -1,5 +1,2 @@
-/**
- * The laboratory (tenant) of whatever is not told another. Until analyses carry the laboratory of the key that posted
- * them, all belong to this one.
- */
+/** The laboratory (tenant) of the first key, of everything where nobody is asked, and of what was stored before there were several. */
 export const DEFAULT_LABORATORY = 'default';

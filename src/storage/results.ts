@@ -16,7 +16,6 @@ import type { AnalysisDocument, StoredProblem } from './documents.js';
 import { addDeliveries, type StoredEvent } from './events.js';
 import { isUuid } from './ids.js';
 import { readImageBytes } from './images.js';
-import { DEFAULT_LABORATORY } from './laboratory.js';
 import { insertReports, type PendingReport, pendingReports, type ReportDraft } from './reports.js';
 
 /** Cells in one INSERT: keeps a statement with their PNGs at some megabytes. */
@@ -28,6 +27,8 @@ export interface ImageTask {
   readonly micronsPerPixel: number | null;
   /** Runs that began and were not given back, this one included. */
   readonly attempts: number;
+  /** Of the request that brought the order. */
+  readonly requestId: string | null;
 }
 
 /** Claims an image for a run. Null when there is nothing to do: it is finished, its analysis ended or was deleted. */
@@ -47,7 +48,7 @@ export async function startImage(db: Database, analysisId: string, index: number
       `UPDATE analyses SET status = 'processing', started_at = now() WHERE id = $1 AND status = 'queued'`,
       [analysisId],
     );
-    return { micronsPerPixel: analysis.micronsPerPixel, attempts: image.attempts };
+    return { ...analysis, attempts: image.attempts };
   });
   if (claim === null) return null;
   // Outside the transaction: a large image takes long, and the other images of the analysis wait for its row.
@@ -354,7 +355,7 @@ async function end(
     ],
   );
   if (differential !== null) await writeDifferential(client, id, differential);
-  const receivers = { id, laboratory: DEFAULT_LABORATORY, callbackUrl: analysis.callbackUrl };
+  const receivers = { id, laboratory: analysis.laboratory, callbackUrl: analysis.callbackUrl };
   const deliveryIds: string[] = [];
   for (const event of eventsOf(document)) deliveryIds.push(...(await addDeliveries(client, receivers, event)));
   const reports = await insertReports(client, document, reportsOf?.(document) ?? []);
@@ -393,9 +394,9 @@ async function lockOpenAnalysis(
   client: pg.PoolClient,
   id: string,
   lock: 'FOR KEY SHARE' | 'FOR NO KEY UPDATE' | 'FOR UPDATE' = 'FOR KEY SHARE',
-): Promise<{ micronsPerPixel: number | null } | null> {
-  const { rows } = await client.query<{ micronsPerPixel: number | null }>(
-    `SELECT microns_per_pixel AS "micronsPerPixel" FROM analyses
+): Promise<Pick<ImageTask, 'micronsPerPixel' | 'requestId'> | null> {
+  const { rows } = await client.query<Pick<ImageTask, 'micronsPerPixel' | 'requestId'>>(
+    `SELECT microns_per_pixel AS "micronsPerPixel", request_id AS "requestId" FROM analyses
       WHERE id = $1 AND status IN ('queued', 'processing') ${lock}`,
     [id],
   );
@@ -408,13 +409,16 @@ async function readRows(client: pg.PoolClient, id: string): Promise<{ analysis: 
             order_id AS "orderId", subject_id AS "subjectId", site, collected_at AS "collectedAt",
             callback_url AS "callbackUrl", microns_per_pixel AS "micronsPerPixel", target_cells AS "targetCells",
             wbc_count AS "wbcCount", metadata, created_at AS "createdAt", started_at AS "startedAt",
-            completed_at AS "completedAt", total_wbc AS "totalWbc", review_required AS "reviewRequired", problem, result
+            completed_at AS "completedAt", total_wbc AS "totalWbc", review_required AS "reviewRequired", problem, result,
+            laboratory, request_id AS "requestId", traceparent, tracestate, images_removed_at AS "imagesRemovedAt",
+            masks_removed_at AS "masksRemovedAt"
        FROM analyses WHERE id = $1`,
     [id],
   );
   const { rows: images } = await client.query<ImageRow>(
     `SELECT analysis_id AS "analysisId", index, filename, content_type AS "contentType", byte_length AS "byteLength",
-            sha256, width, height, status, attempts, started_at AS "startedAt", completed_at AS "completedAt",
+            sha256, duplicate_of_analysis AS "duplicateOfAnalysis", duplicate_of_index AS "duplicateOfIndex",
+            width, height, status, attempts, started_at AS "startedAt", completed_at AS "completedAt",
             microns_per_pixel AS "micronsPerPixel", scale_source AS "scaleSource",
             scale_confidence AS "scaleConfidence", quality, saliency_consistency AS "saliencyConsistency",
             cell_count AS "cellCount", timings_ms AS "timingsMs", model, problem

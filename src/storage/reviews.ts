@@ -15,6 +15,7 @@ import {
 } from '../hematology/verification.js';
 import { type Database, inTransaction } from './database.js';
 import type { AnalysisDocument, ReviewChangeDocument } from './documents.js';
+import { addDeliveries, type StoredEvent } from './events.js';
 import { type CellKey, formatCellId, isUuid, parseCellId } from './ids.js';
 import { insertReports, type PendingReport, type ReportDraft } from './reports.js';
 import { writeDifferential } from './results.js';
@@ -24,29 +25,39 @@ export interface ReviewContext {
   readonly comment: string | null;
   /** Whether the caller knows the result as it stands: called with it while nobody else can change it. */
   readonly isCurrent: (document: AnalysisDocument) => boolean;
+  /** The events of a signature, as their final bytes. */
+  readonly eventsOf: (document: AnalysisDocument) => readonly StoredEvent[];
   /** The reports that the new revision goes out with. */
   readonly reportsOf: (document: AnalysisDocument) => readonly ReportDraft[];
 }
 
 export type ReviewOutcome =
-  | { readonly kind: 'done'; readonly document: AnalysisDocument; readonly reports: readonly PendingReport[] }
+  | {
+      readonly kind: 'done';
+      readonly document: AnalysisDocument;
+      /** Reports that are to be sent. */
+      readonly reports: readonly PendingReport[];
+      /** Deliveries that are to be made. */
+      readonly deliveryIds: readonly string[];
+    }
   | { readonly kind: 'refused'; readonly refusal: Refusal }
   | { readonly kind: 'no_analysis' | 'no_cell' | 'unfinished' | 'failed' | 'stale' };
 
 /** Gives a cell the name `to`, or confirms the one that it has. */
 export async function reviewCell(
   db: Database,
+  laboratory: string,
   id: string,
   cellId: string,
   to: CellType,
   context: ReviewContext,
 ): Promise<ReviewOutcome> {
   const key = parseCellId(cellId);
-  return review(db, id, context, async (client, { document, result, cells, at }) => {
+  return review(db, laboratory, id, context, async (client, { document, result, cells, at }) => {
     const cell = cells.find((candidate) => candidate.id === cellId);
     if (cell === undefined || key === null) return { kind: 'no_cell' };
     const from = standingClass(cell);
-    if (cell.reviewedClass === to) return { kind: 'done', document, reports: [] };
+    if (cell.reviewedClass === to) return { kind: 'done', document, reports: [], deliveryIds: [] };
     await client.query(
       `UPDATE cells SET reviewed_class = $4, reviewed_by = $5, reviewed_at = $6
         WHERE analysis_id = $1 AND image_index = $2 AND number = $3`,
@@ -60,26 +71,35 @@ export async function reviewCell(
       at,
     });
     const change = { kind: 'cell', key, classBefore: from, classAfter: to, differential: null } as const;
-    return store(client, document, changed, context, change);
+    return store(client, laboratory, document, changed, context, change);
   });
 }
 
 /** Signs the result as it stands. */
-export async function signAnalysis(db: Database, id: string, context: ReviewContext): Promise<ReviewOutcome> {
-  return review(db, id, context, async (client, { document, result, cells, at }) => {
+export async function signAnalysis(
+  db: Database,
+  laboratory: string,
+  id: string,
+  context: ReviewContext,
+): Promise<ReviewOutcome> {
+  return review(db, laboratory, id, context, async (client, { document, result, cells, at }) => {
     const outcome = sign(result, cells, { reviewer: context.reviewer, at });
     if ('refused' in outcome) return { kind: 'refused', refusal: outcome.refused };
     const { differential } = outcome.signed;
     const change = { kind: 'signature', key: null, classBefore: null, classAfter: null, differential } as const;
-    return store(client, document, outcome.signed, context, change);
+    return store(client, laboratory, document, outcome.signed, context, change);
   });
 }
 
-/** Every act on the result, the oldest first. Null: no such analysis. */
-export async function listReviewChanges(db: Database, id: string): Promise<ReviewChangeDocument[] | null> {
+/** Every act on the result, the oldest first. Null: the laboratory has no such analysis. */
+export async function listReviewChanges(
+  db: Database,
+  laboratory: string,
+  id: string,
+): Promise<ReviewChangeDocument[] | null> {
   if (!isUuid(id)) return null;
   const analysis = await db.prisma.analysis.findUnique({
-    where: { id },
+    where: { id, laboratory },
     select: { reviewChanges: { orderBy: { revision: 'asc' } } },
   });
   if (analysis === null) return null;
@@ -111,6 +131,7 @@ interface Material {
 
 async function review(
   db: Database,
+  laboratory: string,
   id: string,
   { isCurrent }: ReviewContext,
   act: (client: pg.PoolClient, material: Material) => Promise<ReviewOutcome>,
@@ -118,8 +139,8 @@ async function review(
   if (!isUuid(id)) return { kind: 'no_analysis' };
   return inTransaction(db.pool, async (client) => {
     const { rows } = await client.query<{ result: AnalysisDocument | null }>(
-      'SELECT result FROM analyses WHERE id = $1 FOR UPDATE',
-      [id],
+      'SELECT result FROM analyses WHERE id = $1 AND laboratory = $2 FOR UPDATE',
+      [id, laboratory],
     );
     const [row] = rows;
     if (row === undefined) return { kind: 'no_analysis' };
@@ -146,6 +167,7 @@ interface Change {
 
 async function store(
   client: pg.PoolClient,
+  laboratory: string,
   before: AnalysisDocument,
   result: Result,
   context: ReviewContext,
@@ -180,7 +202,13 @@ async function store(
       change.differential === null ? null : JSON.stringify(change.differential),
     ],
   );
-  return { kind: 'done', document, reports: await insertReports(client, document, context.reportsOf(document)) };
+  const reports = await insertReports(client, document, context.reportsOf(document));
+  const receivers = { id: document.id, laboratory, callbackUrl: document.callbackUrl };
+  const deliveryIds: string[] = [];
+  for (const event of change.kind === 'signature' ? context.eventsOf(document) : []) {
+    deliveryIds.push(...(await addDeliveries(client, receivers, event)));
+  }
+  return { kind: 'done', document, reports, deliveryIds };
 }
 
 async function readVerifiableCells(client: pg.PoolClient, id: string): Promise<VerifiableCell[]> {

@@ -26,12 +26,28 @@ export async function openSchemaEngine(pool: pg.Pool, schema = ''): Promise<Sche
   // A WebAssembly module is instantiated once in a process; nothing but memory belongs to it.
   loading ??= loadEngine();
   const { SchemaEngine } = await loading;
-  const adapter = bindMigrationAwareSqlAdapterFactory(new PrismaPg(pool));
+  const adapter = bindMigrationAwareSqlAdapterFactory(new WholeScripts(pool));
   return SchemaEngine.new(
     { datamodels: schema === '' ? undefined : [['schema.prisma', schema]] },
     () => undefined,
     adapter,
   );
+}
+
+/**
+ * The driver adapter cuts a script at every semicolon, also within the body of a function. PostgreSQL itself knows where
+ * a statement ends: such a script goes to it whole.
+ */
+class WholeScripts extends PrismaPg {
+  override async connect(): ReturnType<PrismaPg['connect']> {
+    const adapter = await super.connect();
+    const cutAtSemicolons = adapter.executeScript.bind(adapter);
+    adapter.executeScript = async (script) => {
+      if (!script.includes('$$')) return cutAtSemicolons(script);
+      await adapter.underlyingDriver().query(script);
+    };
+    return adapter;
+  }
 }
 
 async function loadEngine(): Promise<EngineModule> {

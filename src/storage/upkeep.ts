@@ -1,6 +1,8 @@
 /** What the sweep asks for: analyses whose jobs may be gone, that are too old, or that need not be kept any longer. */
-import type { Database } from './database.js';
+import { appendAudit, systemEntry } from './audit.js';
+import { type Database, inTransaction } from './database.js';
 import type { Priority } from './documents.js';
+import type { RemovedAnalysis } from './removal.js';
 
 export interface OpenAnalysis {
   readonly id: string;
@@ -41,12 +43,19 @@ export async function openAnalyses(
   }));
 }
 
-/** Removes analyses posted more than `days` ago, with images and results; returns how many. */
-export async function removeOlderThan(db: Database, days: number): Promise<number> {
-  const { count } = await db.prisma.analysis.deleteMany({
-    where: { createdAt: { lt: new Date(Date.now() - days * 24 * 60 * 60 * 1000) } },
+/** Removes analyses posted more than `days` ago, with images and results, and enters each in the trail; returns which. */
+export async function removeOlderThan(db: Database, days: number): Promise<RemovedAnalysis[]> {
+  return inTransaction(db.pool, async (client) => {
+    const { rows } = await client.query<RemovedAnalysis>(
+      `DELETE FROM analyses WHERE created_at < now() - $1 * interval '1 day' RETURNING id, laboratory`,
+      [days],
+    );
+    await appendAudit(
+      client,
+      rows.map((row) => systemEntry('removeAnalysisByAge', row)),
+    );
+    return rows;
   });
-  return count;
 }
 
 /** "SWEP" as a number. */

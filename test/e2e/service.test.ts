@@ -1,6 +1,6 @@
 /** The whole service as a newcomer meets it: started, fed with smears, read, restarted, killed. */
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -50,7 +50,7 @@ function smearFile(name = 'smear.png', bytes = smear): string {
 }
 
 async function post(
-  { address }: Service,
+  { address, headers: key }: Service,
   images: readonly Buffer[],
   fields: Record<string, string> = {},
   headers: Record<string, string> = {},
@@ -58,18 +58,18 @@ async function post(
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
   for (const [n, image] of images.entries()) form.append('images', new Blob([new Uint8Array(image)]), `field-${n}.png`);
-  return fetch(`${address}/analyze`, { method: 'POST', body: form, headers });
+  return fetch(`${address}/analyze`, { method: 'POST', body: form, headers: { ...key, ...headers } });
 }
 
-async function read<T>({ address }: Service, path: string): Promise<T> {
-  const response = await fetch(new URL(path, address));
+async function read<T>({ address, headers }: Service, path: string): Promise<T> {
+  const response = await fetch(new URL(path, address), { headers });
   expect(response.status, path).toBe(200);
   return (await response.json()) as T;
 }
 
 /** The metrics, once they say `line`: what has ended is counted after it is committed, so its reader may be a moment ahead. */
-async function metricsWith(url: URL, line: string): Promise<string> {
-  const scrape = async (): Promise<string> => (await fetch(url)).text();
+async function metricsWith(url: URL, line: string, headers: Record<string, string> = {}): Promise<string> {
+  const scrape = async (): Promise<string> => (await fetch(url, { headers })).text();
   await expect.poll(scrape, { timeout: 10_000 }).toContain(line);
   return scrape();
 }
@@ -120,7 +120,7 @@ describe('the service', () => {
     expect(links.length).toBeGreaterThanOrEqual(8);
     const before = new Map<string, Buffer>();
     for (const link of links) {
-      const answer = await fetch(new URL(link, first.address));
+      const answer = await fetch(new URL(link, first.address), { headers: first.headers });
       expect(answer.status, link).toBe(200);
       before.set(
         new URL(link, first.address).pathname + new URL(link, first.address).search,
@@ -144,7 +144,8 @@ describe('the service', () => {
 
     const second = await serve({ DATA_DIR });
     for (const [link, bytes] of before) {
-      const again = Buffer.from(await (await fetch(new URL(link, second.address))).arrayBuffer());
+      const response = await fetch(new URL(link, second.address), { headers: second.headers });
+      const again = Buffer.from(await response.arrayBuffer());
       expect(again.equals(bytes), link).toBe(true);
     }
     const list = await read<{ items: readonly { id: string }[] }>(second, '/analyses?accessionNumber=E2E-1');
@@ -227,13 +228,77 @@ describe('the service', () => {
   });
 });
 
+describe('keys', () => {
+  it('are asked for from the first start on; the first one is told once, and not in the log', async () => {
+    const DATA_DIR = await preparedDataDir();
+    const first = await serve({ DATA_DIR });
+    const file = join(DATA_DIR, 'first-key');
+    const token = readFileSync(file, 'utf8').trim();
+    expect(token).toMatch(/^lk_[a-z0-9]{12}_[A-Za-z0-9_-]{43}$/);
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    expect((await fetch(new URL('/analyses', first.address))).status).toBe(401);
+    expect((await fetch(new URL('/analyses', first.address), { headers: first.headers })).status).toBe(200);
+    const { stdout, stderr } = await first.stop();
+    expect(stderr.split(token)).toHaveLength(2);
+    expect(stdout).not.toContain(token);
+
+    const second = await serve({ DATA_DIR, NODE_ENV: 'production' });
+    expect((await fetch(new URL('/analyses', second.address), { headers: second.headers })).status).toBe(200);
+    const again = await second.stop();
+    expect(again.stdout + again.stderr).not.toContain('lk_');
+  });
+
+  it('are made, listed, rotated and revoked on the command line', async () => {
+    const DATA_DIR = await preparedDataDir();
+    const keys = async (...args: string[]) => run(['keys', ...args], { DATA_DIR }).ended;
+    const created = await keys('create', '--name', 'LIS', '--scopes', 'submit,read', '--laboratory', 'north');
+    expect(created).toMatchObject({ code: 0, stdout: expect.stringMatching(/^lk_[a-z0-9]{12}_[A-Za-z0-9_-]{43}\n$/) });
+    const id = created.stdout.slice(3, 15);
+    const listed = await keys('list');
+    expect(listed.stdout).toMatch(new RegExp(`^${id} +north +submit,read +valid +never used +LIS$`, 'm'));
+    const rotated = await keys('rotate', id, '--overlap-hours', '0', '--json');
+    const { key, token } = JSON.parse(rotated.stdout) as { key: { id: string; laboratory: string }; token: string };
+    expect(key.laboratory).toBe('north');
+    expect(await keys('revoke', key.id)).toMatchObject({ code: 0, stdout: expect.stringContaining('revoked') });
+    const after = await keys('list', '--json');
+    expect(after.stdout).not.toContain(token);
+    expect(JSON.parse(after.stdout)).toMatchObject([{ id }, { id: key.id, revokedAt: expect.any(String) }]);
+    const cases: [string[], RegExp][] = [
+      [['create', '--name', 'x', '--scopes', 'root'], /--scopes must be some of submit, read, review, admin/],
+      [['create', '--name', 'x', '--scopes', 'read', '--laboratory', 'A B'], /--laboratory must be a slug/],
+      [['revoke', 'nothing'], /There is no key nothing/],
+      [['rotate', id], /is not valid any more/],
+    ];
+    for (const [args, message] of cases) {
+      const { code, stderr } = await keys(...args);
+      expect([args.join(' '), code]).toEqual([args.join(' '), 1]);
+      expect(stderr).toMatch(message);
+    }
+    // There is a key, so the service makes none; it is revoked, so nobody gets in.
+    const service = await serve({ DATA_DIR });
+    expect(existsSync(join(DATA_DIR, 'first-key'))).toBe(false);
+    await service.stop();
+  });
+
+  it('are not asked for with ACCESS=open, which says so and stays on this machine', async () => {
+    const DATA_DIR = await preparedDataDir();
+    const refused = await run(['serve'], { DATA_DIR, ACCESS: 'open', HOST: '0.0.0.0', PORT: '0' }).ended;
+    expect(refused).toMatchObject({ code: 1, stderr: expect.stringMatching(/ACCESS=open .*127\.0\.0\.1 alone/) });
+    const service = await serve({ DATA_DIR, ACCESS: 'open' });
+    expect((await fetch(new URL('/analyses', service.address))).status).toBe(200);
+    expect(service.output()).toContain('ACCESS=open: nobody is asked for a key');
+    expect(existsSync(join(DATA_DIR, 'first-key'))).toBe(false);
+    await service.stop();
+  });
+});
+
 describe('the command line', () => {
   it('says its version and lists commands and variables', async () => {
     const version = await run(['--version']).ended;
     expect(version).toMatchObject({ code: 0, stdout: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) });
     const help = await run(['--help']).ended;
     expect(help.code).toBe(0);
-    for (const word of ['serve', 'work', 'migrate', 'analyze', 'DATABASE_URL', 'MAX_IMAGES'])
+    for (const word of ['serve', 'work', 'migrate', 'keys', 'analyze', 'DATABASE_URL', 'MAX_IMAGES'])
       expect(help.stdout).toContain(word);
   });
 
@@ -333,18 +398,21 @@ describe('the command line', () => {
     // The embedded database of one folder plays the server for the others.
     const DATA_DIR = await preparedDataDir();
     const server = await startEmbeddedPostgres({ dataDir: DATA_DIR, log: pino({ level: 'silent' }) });
+    const METRICS_TOKEN = randomBytes(16).toString('hex');
     const env = { DATABASE_URL: server.url, WEBHOOK_SECRET: `whsec_${randomBytes(32).toString('base64')}` };
     const api = await serve({ ...env, DATA_DIR: temporaryFolder() }, ['serve', '--no-worker']);
     const accepted = await post(api, [smear], {}, { prefer: 'wait=1' });
     expect(accepted.status).toBe(202);
     const { id } = (await accepted.json()) as { id: string };
-    const worker = run(['work'], { ...env, DATA_DIR: temporaryFolder(), METRICS_PORT: '0' });
+    const worker = run(['work'], { ...env, DATA_DIR: temporaryFolder(), METRICS_PORT: '0', METRICS_TOKEN });
     const { metricsPort } = await logEntry(worker, 'working');
     expect((await ended(api, id)).status).toBe('completed');
     await metricsWith(
       new URL(`http://127.0.0.1:${metricsPort}/metrics`),
       'leukodiff_images_total{outcome="completed",reason="none"} 1',
+      { authorization: `Bearer ${METRICS_TOKEN}` },
     );
+    expect((await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).status).toBe(401);
     const ready = await fetch(`http://127.0.0.1:${metricsPort}/health/ready`);
     expect([ready.status, await ready.json()]).toMatchObject([200, { status: 'ready' }]);
     worker.child.kill('SIGTERM');

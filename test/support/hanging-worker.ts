@@ -1,10 +1,12 @@
 /** A worker in a process of its own that takes jobs and never ends them: something to kill. Arguments: URLs, prefix. */
+
 import { pino } from 'pino';
 import { openQueues } from '../../src/jobs/queues.js';
 import { startWorker } from '../../src/jobs/worker.js';
 import { createMetrics } from '../../src/observability/metrics.js';
 import { openDatabase } from '../../src/storage/database.js';
 import { TEST_MODEL } from './findings.js';
+import { KEEP_ALL } from './retention.js';
 import { SEALER, WEBHOOK_CONFIG } from './webhooks.js';
 
 const [databaseUrl = '', redisUrl, prefix] = process.argv.slice(2);
@@ -19,10 +21,10 @@ const queues = await openQueues({
 startWorker({
   config: {
     ...WEBHOOK_CONFIG,
+    ...KEEP_ALL,
     workerConcurrency: 2,
     publicUrl: undefined,
     maxAnalysisAgeMinutes: 60,
-    retentionDays: 0,
   },
   db,
   queues,

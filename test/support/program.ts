@@ -1,6 +1,6 @@
 /** The built program, started as a user starts it: its own process, folder and environment. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -25,6 +25,8 @@ export interface Program {
 export interface Service extends Program {
   /** e.g. `http://127.0.0.1:40213` */
   readonly address: string;
+  /** `Authorization` with the key that the service made at its first start. */
+  readonly headers: Readonly<Record<string, string>>;
   /** Sends the signal and waits for the end. */
   readonly stop: (signal?: NodeJS.Signals) => Promise<Ended>;
 }
@@ -72,11 +74,17 @@ export async function serve(
   return {
     ...program,
     address: String(entry['address']),
+    headers: authorization(env['DATA_DIR']),
     stop: async (signal = 'SIGTERM') => {
       program.child.kill(signal);
       return program.ended;
     },
   };
+}
+
+function authorization(dataDir: string | undefined): Record<string, string> {
+  const file = join(dataDir ?? '', 'first-key');
+  return existsSync(file) ? { authorization: `Bearer ${readFileSync(file, 'utf8').trim()}` } : {};
 }
 
 /** Waits for a line of the JSON log with this message. */

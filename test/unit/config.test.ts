@@ -1,4 +1,6 @@
-import { resolve } from 'node:path';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { CONFIG_VARIABLES, loadConfig } from '../../src/config.js';
 import { ExpectedError } from '../../src/errors.js';
@@ -41,6 +43,19 @@ describe('the configuration', () => {
     ['DATABASE_URL', 'db.local'],
     ['REDIS_URL', 'http://redis'],
     ['PUBLIC_URL', 'lab.example'],
+    ['ACCESS', 'closed'],
+    ['OIDC_ISSUER', 'http://idp.example'],
+    ['OIDC_ISSUER', 'https://user:pw@idp.example'],
+    ['OIDC_JWKS_URL', 'ftp://idp.example/keys'],
+    ['METRICS_TOKEN', 'short'],
+    ['CORS_ORIGINS', '*'],
+    ['CORS_ORIGINS', 'https://portal.example/'],
+    ['TRUSTED_PROXIES', 'proxy.local'],
+    ['TRUSTED_PROXIES', '10.0.0.0/33'],
+    ['TLS_CERT', 'cert.pem'],
+    ['TLS_KEY', '-----BEGIN CERTIFICATE-----'],
+    ['RATE_LIMIT_PER_MINUTE', '-1'],
+    ['IDEMPOTENCY_HOURS', '0'],
     ['WEBHOOK_SECRET', 'hunter2'],
     ['WEBHOOK_SECRET', `whsec_${Buffer.alloc(23).toString('base64')}`],
     ['WEBHOOK_SECRET', `whsec_${Buffer.alloc(65).toString('base64')}`],
@@ -75,8 +90,43 @@ describe('the configuration', () => {
     ],
     ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/8', { webhookNetworks: [{ family: 4, base: 0x0a000000n, prefixLength: 8 }] }],
     ['WEBHOOK_SECRET', `${TWO_SECRETS[0]}   ${TWO_SECRETS[1]}`, { webhookSecret: TWO_SECRETS.join(' ') }],
+    ['ACCESS', 'open', { access: 'open' }],
+    [
+      'CORS_ORIGINS',
+      'https://a.example, http://b.example:8080',
+      { corsOrigins: ['https://a.example', 'http://b.example:8080'] },
+    ],
+    ['TRUSTED_PROXIES', '10.0.0.0/8,::1', { trustedProxies: ['10.0.0.0/8', '::1'] }],
+    ['RATE_LIMIT_PER_MINUTE', '0', { rateLimitPerMinute: 0 }],
   ])('takes %s=%s', (name, value, expected) => {
     expect(loadConfig({ [name]: value })).toMatchObject(expected);
+  });
+
+  it('asks for what belongs together', () => {
+    expect(() => loadConfig({ OIDC_ISSUER: 'https://idp.example' })).toThrow(/OIDC_ISSUER needs OIDC_AUDIENCE/);
+    expect(() => loadConfig({ TLS_KEY: '-----BEGIN EC PRIVATE KEY-----' })).toThrow(/TLS_CERT and TLS_KEY/);
+    expect(loadConfig({ OIDC_ISSUER: 'https://idp.example', OIDC_AUDIENCE: 'us' }).oidcAudience).toBe('us');
+  });
+
+  it('reads secrets from files, and says what is wrong with one without telling it', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'leukodiff-config-'));
+    const file = join(folder, 'database-url');
+    writeFileSync(file, 'postgresql://u:geheim@db/x\n');
+    expect(loadConfig({ DATABASE_URL_FILE: file }).databaseUrl).toBe('postgresql://u:geheim@db/x');
+    expect(() => loadConfig({ DATABASE_URL_FILE: file, DATABASE_URL: 'postgresql://db/y' })).toThrow(
+      /DATABASE_URL and DATABASE_URL_FILE are both set/,
+    );
+    expect(() => loadConfig({ DATABASE_URL_FILE: join(folder, 'absent') })).toThrow(/DATABASE_URL_FILE \(ENOENT\)/);
+    writeFileSync(file, ' \n');
+    expect(() => loadConfig({ REDIS_URL_FILE: file })).toThrow(/REDIS_URL is empty in the file/);
+    // Nothing takes a space: a token, a URL, a key or PEM.
+    writeFileSync(file, 'geheim es Wort');
+    for (const { name } of CONFIG_VARIABLES.filter(({ secret }) => secret)) {
+      const load = () => loadConfig({ [`${name}_FILE`]: file });
+      expect(load, name).toThrow(new RegExp(`: ${name} must`));
+      expect(load, name).not.toThrow(/geheim/);
+    }
+    rmSync(folder, { recursive: true });
   });
 
   it('never repeats a value that may hold a password', () => {

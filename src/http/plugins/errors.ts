@@ -123,6 +123,8 @@ export function loggable(error: Error): { name: string; code?: string; message?:
 function trackRoutes(app: FastifyInstance): (path: string) => string[] {
   const methodsByPattern = new Map<string, { segments: string[]; methods: Set<string> }>();
   app.addHook('onRoute', ({ url, method }) => {
+    // The preflight handler of CORS, which takes every address.
+    if (url === '*') return;
     const route = methodsByPattern.get(url) ?? { segments: url.split('/'), methods: new Set<string>() };
     for (const name of [method].flat()) route.methods.add(name);
     methodsByPattern.set(url, route);

@@ -1,6 +1,7 @@
 /** The contract: an OpenAPI 3.1 document made from the schemas of the routes, and the pages that show it. */
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
+import type { FastifySchema } from 'fastify';
 import type { OpenAPIV3_1 } from 'openapi-types';
 import type { WebhookEventType } from '../../reporting/webhook-event.js';
 import type { HttpDeps } from '../deps.js';
@@ -8,10 +9,13 @@ import { PROBLEM_TYPE_BASE, PROBLEMS, type ProblemSlug } from '../problems.js';
 import { healthSchemas } from '../routes/health.js';
 import { homeSchema } from '../routes/home.js';
 import { analysisSchemas } from '../schemas/analysis.js';
+import { auditSchemas } from '../schemas/audit.js';
 import { EXAMPLES } from '../schemas/examples.js';
+import { keySchemas } from '../schemas/keys.js';
 import { ProblemSchema } from '../schemas/problem.js';
 import { webhookSchemas } from '../schemas/webhook.js';
 import type { App } from '../types.js';
+import type { Access } from './access.js';
 
 /** What any address may answer, because it can happen before the address is looked at. */
 const EVERYWHERE: readonly ProblemSlug[] = [
@@ -23,13 +27,43 @@ const EVERYWHERE: readonly ProblemSlug[] = [
   'database-unavailable',
 ];
 
+/** What an address that asks for a key may answer besides. */
+const SECURED: readonly ProblemSlug[] = [
+  'unauthenticated',
+  'insufficient-scope',
+  'rate-limited',
+  'identity-provider-unavailable',
+];
+
+const RATE_LIMIT_HEADERS: Record<string, OpenAPIV3_1.HeaderObject> = {
+  'RateLimit-Policy': {
+    description: 'Requests (`q`) in a window of seconds (`w`) that one key may send.',
+    schema: { type: 'string' },
+    example: '"caller";q=6000;w=60',
+  },
+  RateLimit: {
+    description: 'Requests that are left (`r`), and the seconds until all are back (`t`).',
+    schema: { type: 'string' },
+    example: '"caller";r=5999;t=1',
+  },
+};
+
 const DESCRIPTION = [
   'Finds every white blood cell in photographs of blood smears, outlines and classifies it with the SG-CLDFF network, and answers with a differential count that says how sure it is and when a person must look.',
+  "Send an API key with every request: `Authorization: Bearer lk_…`. The first start of the service makes one; `leukodiff keys` and `/keys` make others. A key belongs to a laboratory, and what is another laboratory's is answered 404.",
   'Post images to `/analyze`; read the result under the address in `Location`. Results are preliminary until a person has reviewed them. Every error is an RFC 9457 problem document whose `type` is stable and whose `detail` says what to do.',
 ].join('\n\n');
 
 export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
-  const schemas = [ProblemSchema, ...analysisSchemas, ...healthSchemas, homeSchema, ...webhookSchemas];
+  const schemas = [
+    ProblemSchema,
+    ...analysisSchemas,
+    ...keySchemas,
+    ...auditSchemas,
+    ...healthSchemas,
+    homeSchema,
+    ...webhookSchemas,
+  ];
   for (const schema of schemas) app.addSchema(schema);
 
   await app.register(swagger, {
@@ -42,8 +76,22 @@ export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
         license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } as OpenAPIV3_1.LicenseObject,
       },
       servers: [{ url: deps.config.publicUrl ?? '/' }],
-      // Keys come with the integration; until then the service listens on the loopback address only.
-      security: [],
+      components: {
+        securitySchemes: {
+          bearer: {
+            type: 'http',
+            scheme: 'bearer',
+            description:
+              'An API key (`lk_…`), or an access token of the identity provider that the site has configured (OIDC_ISSUER). `leukodiff keys create` or `POST /keys` makes keys.',
+          },
+          apiKey: {
+            type: 'apiKey',
+            in: 'header',
+            name: 'X-Api-Key',
+            description: 'An API key, for clients that cannot set Authorization.',
+          },
+        },
+      },
       tags: [
         { name: 'Analyses', description: 'Orders with their images, and what was found.' },
         { name: 'Images', description: 'The posted images and pictures of their results.' },
@@ -51,10 +99,13 @@ export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
         { name: 'Webhooks', description: 'Who is told about events, and what became of it. See docs/webhooks.md.' },
         { name: 'Review', description: 'What people do to a result before it is final.' },
         { name: 'Reports', description: 'Results in the languages of laboratory systems.' },
+        { name: 'Keys', description: 'API keys of the own laboratory.' },
+        { name: 'Audit', description: 'Who did what.' },
         { name: 'Operation', description: 'For those who run the service.' },
       ],
     },
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => String(json['$id'] ?? `schema-${i}`) },
+    transform: ({ schema, url, route }) => ({ schema: secured(schema as DescribedSchema, route.config?.access), url }),
     transformObject: (parts) => {
       if (!('openapiObject' in parts)) return parts.swaggerObject;
       return complete(parts.openapiObject as OpenAPIV3_1.Document, deps) as typeof parts.openapiObject;
@@ -71,10 +122,30 @@ export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
   });
 
   let document: string | undefined;
-  app.get('/openapi.json', { schema: { hide: true }, config: { produces: 'application/json' } }, (_request, reply) => {
-    document ??= JSON.stringify(app.swagger());
-    return reply.type('application/json').send(document);
-  });
+  app.get(
+    '/openapi.json',
+    { schema: { hide: true }, config: { access: 'open', produces: 'application/json' } },
+    (_request, reply) => {
+      document ??= JSON.stringify(app.swagger());
+      return reply.type('application/json').send(document);
+    },
+  );
+}
+
+interface DescribedSchema extends FastifySchema {
+  readonly 'x-problems'?: readonly ProblemSlug[];
+}
+
+/** What the route asks for, as the contract says it: a scheme, and the scope that the key or token must have. */
+function secured(schema: DescribedSchema, access: Access | undefined): DescribedSchema {
+  if (schema === undefined || access === undefined) return schema;
+  if (access === 'open') return { ...schema, security: [] };
+  const scopes = [access === 'metrics' ? 'admin' : access];
+  return {
+    ...schema,
+    security: [{ bearer: scopes }, { apiKey: scopes }, ...(access === 'metrics' ? [{}] : [])],
+    'x-problems': [...(schema['x-problems'] ?? []), ...SECURED],
+  };
 }
 
 type Operation = OpenAPIV3_1.OperationObject & { 'x-problems'?: readonly ProblemSlug[] };
@@ -122,6 +193,8 @@ function webhook(operationId: string, summary: string, description: string, sche
   return {
     post: {
       operationId,
+      // The signature is the proof; receivers ask for no key.
+      security: [],
       tags: ['Webhooks'],
       summary,
       description: `${description} Sent as a Standard Webhook, and sent again with growing pauses until it is answered with 2xx.`,
@@ -207,6 +280,10 @@ function problemResponses(slugs: readonly ProblemSlug[]): OpenAPIV3_1.ResponsesO
         'X-Request-Id': { description: 'Names the request in the log of the service.', schema: { type: 'string' } },
         ...(retries
           ? { 'Retry-After': { description: 'Seconds after which to try again.', schema: { type: 'integer' } } }
+          : {}),
+        ...(kinds.includes('rate-limited') ? RATE_LIMIT_HEADERS : {}),
+        ...(status === 401 || kinds.includes('insufficient-scope')
+          ? { 'WWW-Authenticate': { description: 'What is asked for (RFC 6750).', schema: { type: 'string' } } }
           : {}),
       },
       content: {

@@ -6,6 +6,7 @@ import { Counter, Histogram, type Registry } from 'prom-client';
 import { acceptsMediaType } from '../accept.js';
 import { entityTag, matchesEntityTag } from '../etag.js';
 import { ProblemError } from '../problems.js';
+import type { TraceContext } from '../trace.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -83,7 +84,10 @@ export function registerRequests(app: FastifyInstance, registry: Registry): void
     // The pattern of the address, never the address: a query may hold an accession number.
     // Probes and scrapes come every few seconds and would drown the rest.
     const level = /^\/(?:health\/|metrics)/.test(labels.route) ? 'debug' : 'info';
-    request.log[level]({ ...labels, status: reply.statusCode, durationMs: Math.round(reply.elapsedTime) }, 'request');
+    const durationMs = Math.round(reply.elapsedTime);
+    // Absent where a hook before the one that sets it has refused the request.
+    const traceId = (request.trace as TraceContext | undefined)?.traceId;
+    request.log[level]({ ...labels, status: reply.statusCode, durationMs, traceId }, 'request');
     linger(request.raw);
   });
 

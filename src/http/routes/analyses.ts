@@ -11,11 +11,11 @@ import { finishedWithin, waitOf } from '../waiting.js';
 /** When to ask again for an analysis that is under way: most take a second or two. */
 export const POLL_SECONDS = 2;
 
-export function registerAnalyses(app: App, { config, database }: HttpDeps): void {
+export function registerAnalyses(app: App, { config, database, queues }: HttpDeps): void {
   app.get(
     '/analyses',
     {
-      config: { produces: 'application/json' },
+      config: { access: 'read', produces: 'application/json' },
       schema: {
         operationId: 'listAnalyses',
         tags: ['Analyses'],
@@ -26,7 +26,9 @@ export function registerAnalyses(app: App, { config, database }: HttpDeps): void
       },
     },
     async (request, reply) => {
-      const { items, nextCursor } = await withCursor(() => listAnalyses(database, { limit: 20, ...request.query }));
+      const { items, nextCursor } = await withCursor(() =>
+        listAnalyses(database, request.principal.laboratory, { limit: 20, ...request.query }),
+      );
       reply.header('cache-control', 'no-store');
       return {
         items: items.map(withSummaryLinks),
@@ -39,7 +41,7 @@ export function registerAnalyses(app: App, { config, database }: HttpDeps): void
   app.get(
     '/analyses/:id',
     {
-      config: { produces: 'application/json', entityTag: true },
+      config: { access: 'read', produces: 'application/json', entityTag: true },
       schema: {
         operationId: 'getAnalysis',
         tags: ['Analyses'],
@@ -67,7 +69,7 @@ export function registerAnalyses(app: App, { config, database }: HttpDeps): void
       const waitSeconds = waitOf(request, reply, config.maxWaitSeconds);
       const finished = waitSeconds === null ? null : await finishedWithin(database, id, waitSeconds, request);
       if (finished !== null) return finished;
-      const document = await getAnalysisDocument(database, id);
+      const document = await getAnalysisDocument(database, request.principal.laboratory, id);
       if (document === null) throw new ProblemError('analysis-not-found');
       if (document.completedAt === null) reply.header('retry-after', String(POLL_SECONDS));
       return withAnalysisLinks(document);
@@ -77,6 +79,7 @@ export function registerAnalyses(app: App, { config, database }: HttpDeps): void
   app.delete(
     '/analyses/:id',
     {
+      config: { access: 'admin' },
       schema: {
         operationId: 'deleteAnalysis',
         tags: ['Analyses'],
@@ -89,7 +92,14 @@ export function registerAnalyses(app: App, { config, database }: HttpDeps): void
       },
     },
     async (request, reply) => {
-      if (!(await deleteAnalysis(database, request.params.id))) throw new ProblemError('analysis-not-found');
+      const { id } = request.params;
+      if (!(await deleteAnalysis(database, request.principal.laboratory, id))) {
+        throw new ProblemError('analysis-not-found');
+      }
+      // Its jobs would find nothing; without them not even its id stays in the queue.
+      await queues
+        .removeAnalysis(id.toLowerCase())
+        .catch(() => request.log.warn('the jobs of a deleted analysis stay'));
       return reply.code(204).send();
     },
   );

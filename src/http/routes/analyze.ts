@@ -2,14 +2,16 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { enqueueAnalysis } from '../../jobs/queues.js';
 import { countQueued, createAnalysis } from '../../storage/analyses.js';
+import { createAnalysisOnce, isKeyKnown, type StoredOnce } from '../../storage/idempotency.js';
 import type { HttpDeps } from '../deps.js';
 import { enqueueCommitted } from '../enqueue.js';
 import { type AcceptedAnalysis, analysisLinks, type LinkedAnalysis } from '../links.js';
 import { type ProblemCause, ProblemError } from '../problems.js';
 import { analyzeFormSchema } from '../schemas/order.js';
-import { NoQuery, PreferHeader } from '../schemas/parameters.js';
+import { IdempotencyKeyHeader, NoQuery, PreferHeader } from '../schemas/parameters.js';
 import { HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
 import type { App } from '../types.js';
+import { fingerprintOf, idempotencyKeyOf } from '../upload/idempotency.js';
 import { type Order, parseOrder } from '../upload/order-fields.js';
 import { type ProbedFile, probeFiles } from '../upload/probe.js';
 import { ClientGoneError, receiveUpload } from '../upload/receive.js';
@@ -29,7 +31,7 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
   app.route({
     method: 'POST',
     url: '/analyze',
-    config: { produces: 'application/json' },
+    config: { access: 'submit', produces: 'application/json' },
     // The body is a stream that the handler reads; its schema is documentation, and the parser of the form holds to it.
     validatorCompiler: ({ schema, httpPart }) =>
       httpPart === 'body' ? () => true : (app.validatorCompiler?.({ schema, httpPart } as never) ?? (() => true)),
@@ -38,9 +40,12 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
       tags: ['Analyses'],
       summary: 'Analyse the images of a smear',
       description:
-        'Takes 1 to 200 images of one smear with an optional order, as one atomic request: either everything is stored, or nothing. Fields and files may come in any order; an empty field counts as not sent. Once 202 is answered the analysis is committed and survives a restart. With `Prefer: wait=N` the finished analysis is answered at once if it is ready within N seconds.',
+        'Takes 1 to 200 images of one smear with an optional order, as one atomic request: either everything is stored, or nothing. Fields and files may come in any order; an empty field counts as not sent. Once 202 is answered the analysis is committed and survives a restart. With an `Idempotency-Key` the request can be sent again without making a second analysis. With `Prefer: wait=N` the finished analysis is answered at once if it is ready within N seconds.',
       consumes: ['multipart/form-data'],
-      headers: PreferHeader,
+      headers: {
+        ...PreferHeader,
+        properties: { ...PreferHeader.properties, ...IdempotencyKeyHeader.properties },
+      },
       querystring: NoQuery,
       body: analyzeFormSchema(config.maxImages),
       response: {
@@ -48,12 +53,14 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
           'The finished analysis, after `Prefer: wait=N`.',
           'Analysis',
           HEADERS.location,
+          HEADERS.idempotencyReplayed,
           HEADERS.preferenceApplied,
         ),
         202: jsonAnswer(
           'Accepted and stored; the result comes under `Location`.',
           'AcceptedAnalysis',
           HEADERS.location,
+          HEADERS.idempotencyReplayed,
           HEADERS.retryAfter,
           HEADERS.preferenceApplied,
         ),
@@ -62,6 +69,9 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
         'malformed-multipart',
         'unknown-field',
         'invalid-parameters',
+        'analysis-not-found',
+        'idempotency-key-in-flight',
+        'idempotency-key-reused',
         'upload-timeout',
         'too-many-images',
         'too-many-fields',
@@ -76,19 +86,29 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
       ),
     },
     handler: async (request, reply): Promise<AcceptedAnalysis | LinkedAnalysis> => {
+      const { laboratory } = request.principal;
+      const key = idempotencyKeyOf(request.headers['idempotency-key']);
       const queued = await countQueued(database);
-      if (queued >= config.maxQueueDepth) throw queueFull(queued);
+      // What was taken before is answered again even when the queue is full: that is what a client waits for.
+      const isKnown = key !== null && (await isKeyKnown(database, laboratory, key, config.idempotencyHours));
+      if (queued >= config.maxQueueDepth && !isKnown) throw queueFull(queued);
 
       const { order, files, dispose } = await acceptUpload(request);
-      let id: string;
+      let stored: StoredOnce;
       try {
-        ({ id } = await createAnalysis(database, { ...order, images: files.map(toNewImage) }));
+        stored = await store(request, key, order, files);
       } finally {
         await dispose();
       }
-      await enqueueCommitted(request, { analysisId: id }, () =>
-        enqueueAnalysis(deps.queues, { id, imageCount: files.length, priority: order.priority }),
-      );
+      const { id, isNew } = acceptedOf(stored);
+      request.auditSubject = id;
+      if (isNew) {
+        await enqueueCommitted(request, { analysisId: id }, () =>
+          enqueueAnalysis(deps.queues, { id, imageCount: files.length, priority: order.priority }),
+        );
+      } else {
+        reply.header('idempotency-replayed', 'true');
+      }
       return answer(request, reply, id, queued + files.length);
     },
   });
@@ -120,6 +140,24 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
     return [{ field: 'callbackUrl', code: 'invalid-field', detail: screening.detail }];
   }
 
+  async function store(
+    request: FastifyRequest,
+    key: string | null,
+    order: Order,
+    files: readonly ProbedFile[],
+  ): Promise<StoredOnce> {
+    const { laboratory } = request.principal;
+    const { traceparent, tracestate } = request.trace;
+    const origin = { requestId: request.id, traceparent, tracestate };
+    const input = { ...order, origin, images: files.map(toNewImage) };
+    if (key === null) return { outcome: 'created', ...(await createAnalysis(database, laboratory, input)) };
+    return createAnalysisOnce(database, laboratory, input, {
+      key,
+      fingerprint: fingerprintOf(order, files),
+      rememberedHours: config.idempotencyHours,
+    });
+  }
+
   async function answer(
     request: FastifyRequest,
     reply: FastifyReply,
@@ -141,6 +179,24 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
       detail: `${queued} images are waiting (at most ${config.maxQueueDepth}: MAX_QUEUE_DEPTH); nothing was stored. Send the request again after the seconds in Retry-After.`,
       headers: { 'retry-after': String(QUEUE_FULL_RETRY_SECONDS) },
     });
+  }
+}
+
+/** The analysis that answers the request, or the problem that does. */
+function acceptedOf(stored: StoredOnce): { id: string; isNew: boolean } {
+  switch (stored.outcome) {
+    case 'created':
+      return { id: stored.id, isNew: true };
+    case 'replayed':
+      return { id: stored.id, isNew: false };
+    case 'deleted':
+      throw new ProblemError('analysis-not-found', {
+        detail: 'The order with this Idempotency-Key was taken before, and its analysis has been deleted since.',
+      });
+    case 'other-order':
+      throw new ProblemError('idempotency-key-reused');
+    case 'in-flight':
+      throw new ProblemError('idempotency-key-in-flight', { headers: { 'retry-after': '1' } });
   }
 }
 

@@ -1,7 +1,9 @@
 /** `/analyses/{id}/cells`: every found cell, and the pictures that belong to it. */
 import { getAnalysisDocument } from '../../storage/analyses.js';
-import { getCellArtefact, getCells } from '../../storage/cells.js';
+import { type CellArtefact, getCellArtefact, getCells } from '../../storage/cells.js';
+import { isPartRemoved } from '../../storage/removal.js';
 import { renderCam } from '../../vision/render.js';
+import type { Principal } from '../access/principal.js';
 import type { HttpDeps } from '../deps.js';
 import { nextPageLink, withCellLinks } from '../links.js';
 import { ProblemError } from '../problems.js';
@@ -15,7 +17,7 @@ export function registerCells(app: App, { database }: HttpDeps): void {
   app.get(
     '/analyses/:id/cells',
     {
-      config: { produces: 'application/json' },
+      config: { access: 'read', produces: 'application/json' },
       schema: {
         operationId: 'listCells',
         tags: ['Cells'],
@@ -29,7 +31,9 @@ export function registerCells(app: App, { database }: HttpDeps): void {
     },
     async (request, reply) => {
       const { id } = request.params;
-      const page = await withCursor(() => getCells(database, id, { limit: 100, ...request.query }));
+      const page = await withCursor(() =>
+        getCells(database, request.principal.laboratory, id, { limit: 100, ...request.query }),
+      );
       if (page === null) throw new ProblemError('analysis-not-found');
       reply.header('cache-control', 'no-store');
       return {
@@ -51,14 +55,21 @@ export function registerCells(app: App, { database }: HttpDeps): void {
       200: binaryAnswer('The picture.', ['image/png']),
       304: emptyAnswer('It has not changed since the ETag in If-None-Match.'),
     },
-    ...problems('invalid-parameters', 'analysis-not-found', 'cell-not-found', 'analysis-not-finished', 'image-failed'),
+    ...problems(
+      'invalid-parameters',
+      'analysis-not-found',
+      'cell-not-found',
+      'analysis-not-finished',
+      'image-failed',
+      'masks-removed',
+    ),
   });
-  const config = { produces: 'image/png', entityTag: true };
+  const config = { access: 'read', produces: 'image/png', entityTag: true } as const;
 
   app.get(
     '/analyses/:id/cells/:cellId/crop.png',
     { config, schema: { operationId: 'getCellCrop', ...picture('The cell as the network saw it') } },
-    async ({ params }, reply) => reply.type('image/png').send(await artefact(params, 'crop')),
+    async (request, reply) => reply.type('image/png').send(await artefact(request.principal, request.params, 'crop')),
   );
 
   app.get(
@@ -71,7 +82,7 @@ export function registerCells(app: App, { database }: HttpDeps): void {
         description: '0 background, 128 cytoplasm, 255 nucleus.',
       },
     },
-    async ({ params }, reply) => reply.type('image/png').send(await artefact(params, 'mask')),
+    async (request, reply) => reply.type('image/png').send(await artefact(request.principal, request.params, 'mask')),
   );
 
   app.get(
@@ -84,22 +95,24 @@ export function registerCells(app: App, { database }: HttpDeps): void {
         description: 'Where the network found the evidence for the class that it names.',
       },
     },
-    async ({ params }, reply) => {
-      const [crop, cam] = await Promise.all([artefact(params, 'crop'), artefact(params, 'cam')]);
+    async ({ principal, params }, reply) => {
+      const [crop, cam] = await Promise.all([artefact(principal, params, 'crop'), artefact(principal, params, 'cam')]);
       return reply.type('image/png').send(await renderCam(crop, cam));
     },
   );
 
   async function artefact(
+    { laboratory }: Principal,
     { id, cellId }: { readonly id: string; readonly cellId: string },
-    kind: Parameters<typeof getCellArtefact>[3],
+    kind: CellArtefact,
   ): Promise<Buffer> {
-    const png = await getCellArtefact(database, id, cellId, kind);
+    const png = await getCellArtefact(database, laboratory, id, cellId, kind);
     if (png !== null) return png;
-    const document = await getAnalysisDocument(database, id);
+    const document = await getAnalysisDocument(database, laboratory, id);
     if (document === null) throw new ProblemError('analysis-not-found');
     const image = document.images.find((candidate) => candidate.index === Number(cellId.split('-', 1)[0]));
     if (image !== undefined) requireFinished(image);
+    if (await isPartRemoved(database, laboratory, id, 'masks')) throw new ProblemError('masks-removed');
     throw new ProblemError('cell-not-found');
   }
 }

@@ -26,7 +26,7 @@ export function registerHealth(app: App, { readiness }: HttpDeps): void {
   app.get(
     '/health/live',
     {
-      config: { produces: 'application/json' },
+      config: { access: 'open', produces: 'application/json' },
       schema: {
         operationId: 'getLiveness',
         tags: ['Operation'],
@@ -46,7 +46,7 @@ export function registerHealth(app: App, { readiness }: HttpDeps): void {
   app.get(
     '/health/ready',
     {
-      config: { produces: 'application/json' },
+      config: { access: 'open', produces: 'application/json' },
       schema: {
         operationId: 'getReadiness',
         tags: ['Operation'],

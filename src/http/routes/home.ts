@@ -24,6 +24,7 @@ export function registerHome(app: App, { version }: HttpDeps): void {
   app.get(
     '/',
     {
+      config: { access: 'open' },
       schema: {
         operationId: 'getHome',
         tags: ['Operation'],
@@ -40,7 +41,8 @@ export function registerHome(app: App, { version }: HttpDeps): void {
       return {
         name: 'leukodiff',
         version,
-        welcome: 'Post a photograph of a blood smear: curl -F images=@smear.jpg -H "Prefer: wait=30" http://…/analyze',
+        welcome:
+          'Post a photograph of a blood smear: curl -H "Authorization: Bearer lk_…" -H "Prefer: wait=30" -F images=@smear.jpg http://…/analyze',
         links: {
           analyze: '/analyze',
           analyses: '/analyses',

@@ -4,6 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { getAnalysisDocument } from '../../storage/analyses.js';
 import type { AnalysisDocument, ImageDocument } from '../../storage/documents.js';
 import { getImageCells, getImageFile, getImageSaliency } from '../../storage/images.js';
+import { isPartRemoved } from '../../storage/removal.js';
 import { renderMask, renderOverlay, renderSaliency } from '../../vision/render.js';
 import type { HttpDeps } from '../deps.js';
 import { entityTag, matchesEntityTag } from '../etag.js';
@@ -32,6 +33,7 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
   app.get(
     '/analyses/:id/images/:index/original',
     {
+      config: { access: 'read' },
       schema: {
         operationId: 'getImageOriginal',
         tags: ['Images'],
@@ -43,16 +45,17 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
           200: binaryAnswer('The image.', ['image/jpeg', 'image/png', 'image/tiff', 'image/webp', 'image/bmp']),
           304: emptyAnswer('It has not changed since the ETag in If-None-Match.'),
         },
-        ...problems('invalid-parameters', 'analysis-not-found', 'image-not-found'),
+        ...problems('invalid-parameters', 'analysis-not-found', 'image-not-found', 'image-removed'),
       },
     },
     async (request, reply) => {
       const { id, index } = request.params;
-      const { image } = await requireImage(id, index);
+      const { laboratory } = request.principal;
+      const { image } = await requireImage(laboratory, id, index);
       const tag = `"${image.sha256}"`;
       reply.headers({ etag: tag, 'cache-control': 'private, no-cache' });
       if (matchesEntityTag(request.headers['if-none-match'], tag)) return reply.code(304).send();
-      const file = (await getImageFile(database, id, index)) ?? absent();
+      const file = (await getImageFile(database, laboratory, id, index)) ?? (await gone(laboratory, id, 'images'));
       return reply
         .type(file.contentType)
         .header('content-disposition', contentDisposition(file.filename))
@@ -71,13 +74,21 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
       200: binaryAnswer('The picture.', ['image/png']),
       304: emptyAnswer('It has not changed since the ETag in If-None-Match.'),
     },
-    ...problems('invalid-parameters', 'analysis-not-found', 'image-not-found', 'analysis-not-finished', 'image-failed'),
+    ...problems(
+      'invalid-parameters',
+      'analysis-not-found',
+      'image-not-found',
+      'analysis-not-finished',
+      'image-failed',
+      'image-removed',
+      'masks-removed',
+    ),
   });
 
   app.get(
     '/analyses/:id/images/:index/mask.png',
     {
-      config: { produces: 'image/png' },
+      config: { access: 'read', produces: 'image/png' },
       schema: {
         operationId: 'getImageMask',
         ...drawing('Label mask of the image', 'At the posted size: 0 background, 128 cytoplasm, 255 nucleus.'),
@@ -85,8 +96,8 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
       },
     },
     async (request, reply) =>
-      draw(request, reply, request.params, 'mask', async ({ id, index }) => {
-        const found = (await getImageCells(database, id, index)) ?? absent();
+      draw(request, reply, request.params, 'mask', async ({ laboratory, id, index }) => {
+        const found = (await getImageCells(database, laboratory, id, index)) ?? absent();
         return renderMask(found.width, found.height, found.cells);
       }),
   );
@@ -94,7 +105,7 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
   app.get(
     '/analyses/:id/images/:index/overlay.png',
     {
-      config: { produces: 'image/png' },
+      config: { access: 'read', produces: 'image/png' },
       schema: {
         operationId: 'getImageOverlay',
         ...drawing('The image with its cells drawn in', 'Outlines of cells and nuclei, each cell with its class.'),
@@ -102,9 +113,9 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
       },
     },
     async (request, reply) =>
-      draw(request, reply, request.params, 'overlay', async ({ id, index }) => {
-        const found = (await getImageCells(database, id, index)) ?? absent();
-        const file = (await getImageFile(database, id, index)) ?? absent();
+      draw(request, reply, request.params, 'overlay', async ({ laboratory, id, index }) => {
+        const found = (await getImageCells(database, laboratory, id, index)) ?? absent();
+        const file = (await getImageFile(database, laboratory, id, index)) ?? (await gone(laboratory, id, 'images'));
         return renderOverlay(file.bytes, found.cells);
       }),
   );
@@ -112,7 +123,7 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
   app.get(
     '/analyses/:id/images/:index/saliency.png',
     {
-      config: { produces: 'image/png' },
+      config: { access: 'read', produces: 'image/png' },
       schema: {
         operationId: 'getImageSaliency',
         ...drawing('Saliency map of the image', 'At the posted size: where the network expects white cells.'),
@@ -121,8 +132,8 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
     },
     async (request, reply) => {
       const { style = 'grey' } = request.query;
-      return draw(request, reply, request.params, `saliency-${style}`, async ({ id, index }, image) => {
-        const saliency = (await getImageSaliency(database, id, index)) ?? absent();
+      return draw(request, reply, request.params, `saliency-${style}`, async ({ laboratory, id, index }, image) => {
+        const saliency = (await getImageSaliency(database, laboratory, id, index)) ?? absent();
         if (image.width === null || image.height === null) return absent();
         return renderSaliency(saliency, image.width, image.height, style);
       });
@@ -130,6 +141,7 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
   );
 
   type Key = { readonly id: string; readonly index: number };
+  type OwnKey = Key & { readonly laboratory: string };
 
   /**
    * Answers a picture of a finished image. Its entity tag is that of the result it shows, so a client that has the
@@ -140,22 +152,31 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
     reply: FastifyReply,
     key: Key,
     kind: string,
-    make: (key: Key, image: ImageDocument) => Promise<Buffer>,
+    make: (key: OwnKey, image: ImageDocument) => Promise<Buffer>,
   ): Promise<FastifyReply> {
-    const { document, image } = await requireImage(key.id, key.index);
+    const { laboratory } = request.principal;
+    const { document, image } = await requireImage(laboratory, key.id, key.index);
     requireFinished(image);
     const tag = entityTag(`${kind} ${version} ${key.index} ${JSON.stringify(document)}`);
     reply.headers({ etag: tag, 'cache-control': 'private, no-cache' });
     if (matchesEntityTag(request.headers['if-none-match'], tag)) return reply.code(304).send();
-    const png = await inTurn(() => make(key, image));
+    if (await isPartRemoved(database, laboratory, key.id, 'masks')) throw new ProblemError('masks-removed');
+    const png = await inTurn(() => make({ ...key, laboratory }, image));
     return reply.type('image/png').send(png);
   }
 
+  /** Why a part is not there: it was removed, or its analysis was between two reads. */
+  async function gone(laboratory: string, id: string, part: 'images'): Promise<never> {
+    if (await isPartRemoved(database, laboratory, id, part)) throw new ProblemError('image-removed');
+    return absent();
+  }
+
   async function requireImage(
+    laboratory: string,
     id: string,
     index: number,
   ): Promise<{ document: AnalysisDocument; image: ImageDocument }> {
-    const document = await getAnalysisDocument(database, id);
+    const document = await getAnalysisDocument(database, laboratory, id);
     if (document === null) throw new ProblemError('analysis-not-found');
     const image = document.images.find((candidate) => candidate.index === index);
     if (image === undefined) throw new ProblemError('image-not-found');

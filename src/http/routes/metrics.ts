@@ -8,10 +8,13 @@ export function registerMetrics(app: App, { metrics }: HttpDeps): void {
   app.get(
     '/metrics',
     {
+      config: { access: 'metrics' },
       schema: {
         operationId: 'getMetrics',
         tags: ['Operation'],
         summary: 'Metrics for Prometheus',
+        description:
+          'From the machine itself nobody is asked. From another one: METRICS_TOKEN as bearer token, or a key of scope `admin`.',
         querystring: NoQuery,
         response: {
           200: {

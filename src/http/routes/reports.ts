@@ -38,7 +38,7 @@ export function registerReports(app: App, { config, database, outgoing }: HttpDe
   app.get(
     '/analyses/:id/fhir',
     {
-      config: { produces: FHIR_MEDIA_TYPE, entityTag: true },
+      config: { access: 'read', produces: FHIR_MEDIA_TYPE, entityTag: true },
       schema: {
         operationId: 'getFhirBundle',
         summary: 'The result as a FHIR R4 bundle',
@@ -63,7 +63,7 @@ export function registerReports(app: App, { config, database, outgoing }: HttpDe
       },
     },
     async (request, reply) => {
-      const report = await requireReport(request.params.id);
+      const report = await requireReport(request.principal.laboratory, request.params.id);
       const bundle = fhirBundle(report, { profile, publicUrl: config.publicUrl });
       return reply.type(`${FHIR_MEDIA_TYPE}; charset=utf-8`).send(JSON.stringify(bundle));
     },
@@ -72,7 +72,7 @@ export function registerReports(app: App, { config, database, outgoing }: HttpDe
   app.get(
     '/analyses/:id/hl7',
     {
-      config: { produces: HL7_MEDIA_TYPE, entityTag: true },
+      config: { access: 'read', produces: HL7_MEDIA_TYPE, entityTag: true },
       schema: {
         operationId: 'getHl7Message',
         summary: 'The result as an HL7 v2.5.1 message',
@@ -83,13 +83,13 @@ export function registerReports(app: App, { config, database, outgoing }: HttpDe
       },
     },
     async (request, reply) => {
-      const report = await requireReport(request.params.id);
+      const report = await requireReport(request.principal.laboratory, request.params.id);
       return reply.type(`${HL7_MEDIA_TYPE}; charset=utf-8`).send(hl7Message(report, profile));
     },
   );
 
-  async function requireReport(id: string): Promise<Report> {
-    const document = await getAnalysisDocument(database, id);
+  async function requireReport(laboratory: string, id: string): Promise<Report> {
+    const document = await getAnalysisDocument(database, laboratory, id);
     if (document === null) throw new ProblemError('analysis-not-found');
     if (document.completedAt === null) {
       throw new ProblemError('analysis-not-finished', { headers: { 'retry-after': String(POLL_SECONDS) } });

@@ -3,6 +3,7 @@ import { Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CELL_TYPES } from '../../hematology/cell-types.js';
 import type { Refusal } from '../../hematology/verification.js';
+import { signedEvent } from '../../jobs/stored-events.js';
 import { outgoingReports } from '../../reporting/outgoing.js';
 import { getCell } from '../../storage/cells.js';
 import type { AnalysisDocument } from '../../storage/documents.js';
@@ -16,6 +17,7 @@ import {
 import type { HttpDeps } from '../deps.js';
 import { enqueueCommitted } from '../enqueue.js';
 import { entityTag, isPrecondition } from '../etag.js';
+import { registerJsonScope } from '../json-scope.js';
 import { type LinkedAnalysis, withAnalysisLinks, withCellLinks } from '../links.js';
 import { type ProblemCause, ProblemError } from '../problems.js';
 import {
@@ -56,15 +58,9 @@ const CellBody = Type.Object(
   { additionalProperties: false },
 );
 
-/** Needs a scope of its own: unlike the rest of the service it reads JSON bodies. */
 export function registerReview(app: App, deps: HttpDeps): void {
   const { database } = deps;
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser(
-    'application/json',
-    { parseAs: 'string' },
-    app.getDefaultJsonParser('error', 'error') as Parameters<typeof app.addContentTypeParser>[2],
-  );
+  registerJsonScope(app, registerActs);
 
   const refusals = [
     'malformed-json',
@@ -79,62 +75,67 @@ export function registerReview(app: App, deps: HttpDeps): void {
     'precondition-required',
   ] as const;
 
-  app.patch(
-    '/analyses/:id/cells/:cellId',
-    {
-      config: { produces: 'application/json' },
-      schema: {
-        operationId: 'reviewCell',
-        tags: ['Review'],
-        summary: 'Name a cell by eye, or confirm its name',
-        description:
-          'The differential, the absolute counts and the review reasons are made anew over the names that stand now; what the service had found stays beside them in `verification.before`. After a signature the result becomes `amended` until it is signed again.',
-        params: CellParams,
-        querystring: NoQuery,
-        headers: IfMatchHeader,
-        body: CellBody,
-        response: { 200: jsonAnswer('The cell; ETag is that of the analysis now.', 'Cell', HEADERS.entityTag) },
-        ...problems(...refusals, 'cell-not-found'),
+  function registerActs(scope: App): void {
+    scope.patch(
+      '/analyses/:id/cells/:cellId',
+      {
+        config: { access: 'review', produces: 'application/json' },
+        schema: {
+          operationId: 'reviewCell',
+          tags: ['Review'],
+          summary: 'Name a cell by eye, or confirm its name',
+          description:
+            'The differential, the absolute counts and the review reasons are made anew over the names that stand now; what the service had found stays beside them in `verification.before`. After a signature the result becomes `amended` until it is signed again.',
+          params: CellParams,
+          querystring: NoQuery,
+          headers: IfMatchHeader,
+          body: CellBody,
+          response: { 200: jsonAnswer('The cell; ETag is that of the analysis now.', 'Cell', HEADERS.entityTag) },
+          ...problems(...refusals, 'cell-not-found'),
+        },
       },
-    },
-    async (request, reply) => {
-      const { id, cellId } = request.params;
-      const outcome = await reviewCell(database, id, cellId, request.body.class, contextOf(request, request.body));
-      await settle(request, reply, outcome);
-      const cell = await getCell(database, id, cellId);
-      if (cell === null) throw new ProblemError('analysis-not-found');
-      return withCellLinks(id, cell);
-    },
-  );
+      async (request, reply) => {
+        const { id, cellId } = request.params;
+        const { laboratory } = request.principal;
+        const context = contextOf(request, request.body);
+        const outcome = await reviewCell(database, laboratory, id, cellId, request.body.class, context);
+        await settle(request, reply, outcome);
+        const cell = await getCell(database, laboratory, id, cellId);
+        if (cell === null) throw new ProblemError('analysis-not-found');
+        return withCellLinks(id, cell);
+      },
+    );
 
-  app.post(
-    '/analyses/:id/sign',
-    {
-      config: { produces: 'application/json' },
-      schema: {
-        operationId: 'signAnalysis',
-        tags: ['Review'],
-        summary: 'Sign the result',
-        description:
-          'Makes a preliminary result `final` and an amended one `corrected`. Refused while a cell has no name, or while review is required and a flagged cell was not looked at.',
-        params: AnalysisParams,
-        querystring: NoQuery,
-        headers: IfMatchHeader,
-        body: SignBody,
-        response: { 200: jsonAnswer('The signed analysis.', 'Analysis', HEADERS.entityTag) },
-        ...problems(...refusals, 'review-incomplete', 'already-signed'),
+    scope.post(
+      '/analyses/:id/sign',
+      {
+        config: { access: 'review', produces: 'application/json' },
+        schema: {
+          operationId: 'signAnalysis',
+          tags: ['Review'],
+          summary: 'Sign the result',
+          description:
+            'Makes a preliminary result `final` and an amended one `corrected`. Refused while a cell has no name, or while review is required and a flagged cell was not looked at.',
+          params: AnalysisParams,
+          querystring: NoQuery,
+          headers: IfMatchHeader,
+          body: SignBody,
+          response: { 200: jsonAnswer('The signed analysis.', 'Analysis', HEADERS.entityTag) },
+          ...problems(...refusals, 'review-incomplete', 'already-signed'),
+        },
       },
-    },
-    async (request, reply) => {
-      const outcome = await signAnalysis(database, request.params.id, contextOf(request, request.body));
-      return settle(request, reply, outcome);
-    },
-  );
+      async (request, reply) => {
+        const { laboratory } = request.principal;
+        const outcome = await signAnalysis(database, laboratory, request.params.id, contextOf(request, request.body));
+        return settle(request, reply, outcome);
+      },
+    );
+  }
 
   app.get(
     '/analyses/:id/changes',
     {
-      config: { produces: 'application/json' },
+      config: { access: 'read', produces: 'application/json' },
       schema: {
         operationId: 'listReviewChanges',
         tags: ['Review'],
@@ -148,7 +149,7 @@ export function registerReview(app: App, deps: HttpDeps): void {
       },
     },
     async (request, reply) => {
-      const items = await listReviewChanges(database, request.params.id);
+      const items = await listReviewChanges(database, request.principal.laboratory, request.params.id);
       if (items === null) throw new ProblemError('analysis-not-found');
       reply.header('cache-control', 'no-store');
       return { items };
@@ -165,6 +166,7 @@ export function registerReview(app: App, deps: HttpDeps): void {
       reviewer: body.reviewer,
       comment: body.comment ?? null,
       isCurrent: (document) => isPrecondition(ifMatch, tagOf(document)),
+      eventsOf: (document) => [signedEvent(document, deps.config.publicUrl)],
       reportsOf: (document) => (deps.outgoing === undefined ? [] : outgoingReports(document, deps.outgoing)),
     };
   }
@@ -187,6 +189,9 @@ export function registerReview(app: App, deps: HttpDeps): void {
       case 'done': {
         for (const report of outcome.reports) {
           await enqueueCommitted(request, { reportId: report.id }, () => deps.queues.addReport(report));
+        }
+        for (const id of outcome.deliveryIds) {
+          await enqueueCommitted(request, { deliveryId: id }, () => deps.queues.addDelivery(id));
         }
         reply.headers({ etag: tagOf(outcome.document), 'cache-control': 'private, no-cache' });
         return withAnalysisLinks(outcome.document);

@@ -25,7 +25,7 @@ import {
   type WebhookEndpoint,
 } from '../../storage/webhook-endpoints.js';
 import type { HttpDeps } from '../deps.js';
-import { laboratoryOf } from '../laboratory.js';
+import { registerJsonScope } from '../json-scope.js';
 import { nextPageLink } from '../links.js';
 import { loggable } from '../plugins/errors.js';
 import { ProblemError } from '../problems.js';
@@ -46,27 +46,20 @@ import { parseCallbackUrl, Refusal } from '../upload/order-fields.js';
 import { screenAddress } from '../webhook-address.js';
 
 const tags = ['Webhooks'];
-const json = { produces: 'application/json' };
+/** Who is told about events of a laboratory, and with which secret, is its administrator's to say and to see. */
+const admin = { access: 'admin', produces: 'application/json' } as const;
 
 export function registerWebhooks(app: App, deps: HttpDeps): void {
   const { config, database, queues } = deps;
   const sealer = loadSealer(config);
 
-  // Everywhere else a body means nothing; here it is JSON and nothing else.
-  app.register(async (scope) => {
-    scope.removeAllContentTypeParsers();
-    scope.addContentTypeParser('application/json', { parseAs: 'string' }, scope.getDefaultJsonParser('error', 'error'));
-    scope.addContentTypeParser('*', (_request, _payload, done) => {
-      done(new ProblemError('unsupported-media-type', { detail: 'Send the body as application/json.' }));
-    });
-    registerChanges(scope as App);
-  });
+  registerJsonScope(app, registerChanges);
 
   function registerChanges(scope: App): void {
     scope.post(
       '/webhook-endpoints',
       {
-        config: json,
+        config: admin,
         schema: {
           operationId: 'createWebhookEndpoint',
           tags,
@@ -94,7 +87,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
         const endpoint = await createEndpoint(
           database,
           sealer,
-          laboratoryOf(request),
+          request.principal.laboratory,
           { url: await goodAddress(url), description: description === '' ? null : description, eventTypes },
           secret,
         );
@@ -103,6 +96,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
             detail: `A laboratory has at most ${MAX_ENDPOINTS} endpoints. Delete one that is not used any more.`,
           });
         }
+        request.auditSubject = endpoint.id;
         const document = withLinks(endpoint);
         reply.code(201).headers({ location: document.links.self, 'cache-control': 'no-store' });
         return { ...document, secret };
@@ -112,7 +106,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     scope.patch(
       '/webhook-endpoints/:id',
       {
-        config: json,
+        config: admin,
         schema: {
           operationId: 'updateWebhookEndpoint',
           tags,
@@ -133,7 +127,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
       },
       async (request, reply) => {
         const { url, description, ...change } = request.body;
-        const endpoint = await updateEndpoint(database, laboratoryOf(request), request.params.id, {
+        const endpoint = await updateEndpoint(database, request.principal.laboratory, request.params.id, {
           ...change,
           ...(url === undefined ? {} : { url: await goodAddress(url) }),
           ...(description === undefined ? {} : { description: description === '' ? null : description }),
@@ -147,7 +141,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.get(
     '/webhook-endpoints',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'listWebhookEndpoints',
         tags,
@@ -159,14 +153,14 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     },
     async (request, reply) => {
       reply.header('cache-control', 'no-store');
-      return { items: (await listEndpoints(database, laboratoryOf(request))).map(withLinks) };
+      return { items: (await listEndpoints(database, request.principal.laboratory)).map(withLinks) };
     },
   );
 
   app.get(
     '/webhook-endpoints/:id',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'getWebhookEndpoint',
         tags,
@@ -186,6 +180,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.delete(
     '/webhook-endpoints/:id',
     {
+      config: { access: 'admin' },
       schema: {
         operationId: 'deleteWebhookEndpoint',
         tags,
@@ -198,7 +193,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
       },
     },
     async (request, reply) => {
-      if (!(await deleteEndpoint(database, laboratoryOf(request), request.params.id))) {
+      if (!(await deleteEndpoint(database, request.principal.laboratory, request.params.id))) {
         throw new ProblemError('webhook-endpoint-not-found');
       }
       return reply.code(204).send();
@@ -208,7 +203,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.post(
     '/webhook-endpoints/:id/secret',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'rotateWebhookSecret',
         tags,
@@ -224,7 +219,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     async (request, reply) => {
       const secret = newWebhookSecret();
       const { overlapSeconds = ENDPOINT_LIMITS.defaultOverlapSeconds } = request.query;
-      const laboratory = laboratoryOf(request);
+      const laboratory = request.principal.laboratory;
       const endpoint = await rotateSecret(database, sealer, laboratory, request.params.id, secret, overlapSeconds);
       reply.header('cache-control', 'no-store');
       return { ...withLinks(found(endpoint)), secret };
@@ -234,7 +229,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.post(
     '/webhook-endpoints/:id/ping',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'pingWebhookEndpoint',
         tags,
@@ -248,7 +243,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
       },
     },
     async (request, reply) => {
-      const laboratory = laboratoryOf(request);
+      const laboratory = request.principal.laboratory;
       const endpoint = await endpointOf(request, request.params.id);
       const body = JSON.stringify(pingEvent(endpoint.id, new Date().toISOString()));
       const id = await addPing(database, { ...endpoint, laboratory }, body);
@@ -260,7 +255,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.get(
     '/webhook-endpoints/:id/deliveries',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'listEndpointDeliveries',
         tags,
@@ -282,7 +277,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.get(
     '/analyses/:id/deliveries',
     {
-      config: json,
+      config: { access: 'read', produces: 'application/json' },
       schema: {
         operationId: 'listAnalysisDeliveries',
         tags,
@@ -296,7 +291,9 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     },
     async (request, reply) => {
       const { id: analysisId } = request.params;
-      if ((await getAnalysisDocument(database, analysisId)) === null) throw new ProblemError('analysis-not-found');
+      const { laboratory } = request.principal;
+      if ((await getAnalysisDocument(database, laboratory, analysisId)) === null)
+        throw new ProblemError('analysis-not-found');
       const filter = { limit: 20, ...request.query, analysisId };
       reply.header('cache-control', 'no-store');
       return page(request, filter, `/analyses/${analysisId}/deliveries`, request.query);
@@ -306,7 +303,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.post(
     '/webhook-endpoints/:id/replay',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'replayWebhookEndpoint',
         tags,
@@ -321,7 +318,12 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     async (request, reply) => {
       const endpoint = await endpointOf(request, request.params.id);
       if (!endpoint.enabled) throw new ProblemError('endpoint-disabled');
-      const ids = await replayMissed(database, laboratoryOf(request), endpoint.id, new Date(request.query.since));
+      const ids = await replayMissed(
+        database,
+        request.principal.laboratory,
+        endpoint.id,
+        new Date(request.query.since),
+      );
       await enqueue(request, ids);
       reply.code(202).header('cache-control', 'no-store');
       return { replayed: ids.length, more: ids.length === REPLAY_LIMIT };
@@ -331,7 +333,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.get(
     '/webhook-deliveries/:id',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'getWebhookDelivery',
         tags,
@@ -351,7 +353,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   app.post(
     '/webhook-deliveries/:id/replay',
     {
-      config: json,
+      config: admin,
       schema: {
         operationId: 'replayWebhookDelivery',
         tags,
@@ -365,7 +367,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     },
     async (request, reply) => {
       const { id } = request.params;
-      const outcome = await replayDelivery(database, laboratoryOf(request), id);
+      const outcome = await replayDelivery(database, request.principal.laboratory, id);
       if (outcome === null) throw new ProblemError('delivery-not-found');
       if (outcome === 'disabled') throw new ProblemError('endpoint-disabled');
       await enqueue(request, [id]);
@@ -374,11 +376,11 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
   );
 
   async function endpointOf(request: FastifyRequest, id: string): Promise<WebhookEndpoint> {
-    return found(await getEndpoint(database, laboratoryOf(request), id));
+    return found(await getEndpoint(database, request.principal.laboratory, id));
   }
 
   async function deliveryOf(request: FastifyRequest, id: string) {
-    const delivery = await getDelivery(database, laboratoryOf(request), id);
+    const delivery = await getDelivery(database, request.principal.laboratory, id);
     if (delivery === null) throw new ProblemError('delivery-not-found');
     return withDeliveryLinks<DeliveryRecord>(delivery);
   }
@@ -394,7 +396,7 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     path: string,
     query: Parameters<typeof nextPageLink>[1],
   ) {
-    const { items, nextCursor } = await listDeliveries(database, laboratoryOf(request), filter);
+    const { items, nextCursor } = await listDeliveries(database, request.principal.laboratory, filter);
     const links = { next: nextPageLink(path, query, nextCursor) };
     return { items: items.map((item) => withDeliveryLinks<DeliverySummary>(item)), nextCursor, links };
   }

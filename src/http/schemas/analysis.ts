@@ -67,6 +67,17 @@ const Image = Type.Object(
     contentType: Type.String({ description: 'What the file is, by its content.' }),
     byteLength: Type.Integer({ minimum: 1 }),
     sha256: Type.String({ description: 'SHA-256 of the posted bytes, hexadecimal.' }),
+    duplicateOf: Type.Optional(
+      nullable(
+        Type.Object(
+          { analysisId: Type.String({ format: 'uuid' }), index: Type.Integer({ minimum: 0 }) },
+          {
+            description:
+              'The image with the same bytes that came first in this laboratory, in this order or an earlier one; its cells are counted in both. It may have been removed since.',
+          },
+        ),
+      ),
+    ),
     width: nullable(Type.Integer({ minimum: 1, description: 'Pixels, after the EXIF orientation.' })),
     height: nullable(Type.Integer({ minimum: 1 })),
     status,

@@ -49,6 +49,7 @@ const ANALYSIS = {
       contentType: 'image/jpeg',
       byteLength: 1_482_113,
       sha256: 'a3'.repeat(32),
+      duplicateOf: null,
       width: 2592,
       height: 1944,
       status: 'completed',

@@ -90,6 +90,16 @@ export const PreferHeader = Type.Object({
   ),
 });
 
+export const IdempotencyKeyHeader = Type.Object({
+  'idempotency-key': Type.Optional(
+    Type.String({
+      description:
+        'Names this order (draft-ietf-httpapi-idempotency-key-header), 1 to 255 printable characters, quoted or not: sent again with the same fields and images, it is answered as the first time. Remembered for IDEMPOTENCY_HOURS.',
+      examples: ['"7f3a5c1e-order-26-001234"'],
+    }),
+  ),
+});
+
 export const IfNoneMatchHeader = Type.Object({
   'if-none-match': Type.Optional(
     Type.String({ description: 'An ETag answered before; 304 when nothing has changed.' }),

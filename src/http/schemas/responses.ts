@@ -12,10 +12,18 @@ export const HEADERS = {
   entityTag: { ETag: { type: 'string', description: 'For If-None-Match.' } },
   retryAfter: { 'Retry-After': { type: 'integer', description: 'Seconds after which to ask again.' } },
   location: { Location: { type: 'string', description: 'Address of the analysis.' } },
+  idempotencyReplayed: {
+    'Idempotency-Replayed': { type: 'string', description: '`true`: the order was taken before; this is its answer.' },
+  },
   preferenceApplied: {
     'Preference-Applied': { type: 'string', description: 'The wait that was granted, where one was asked for.' },
   },
 } as const satisfies Record<string, Record<string, HeaderSchema>>;
+
+/** An answer in another JSON media type. */
+export function mediaAnswer(description: string, mediaType: string, schemaId: string) {
+  return { description, headers: HEADERS.requestId, content: { [mediaType]: { schema: Type.Ref(schemaId) } } };
+}
 
 /** A JSON answer whose body is a shared schema. */
 export function jsonAnswer(description: string, schemaId: string, ...headers: Record<string, HeaderSchema>[]) {

@@ -24,7 +24,14 @@ describe('POST /analyze', () => {
     expect(response.json()).toEqual({
       id,
       status: 'queued',
-      links: { self: `/analyses/${id}`, cells: `/analyses/${id}/cells` },
+      links: {
+        self: `/analyses/${id}`,
+        cells: `/analyses/${id}/cells`,
+        sign: `/analyses/${id}/sign`,
+        changes: `/analyses/${id}/changes`,
+        fhir: `/analyses/${id}/fhir`,
+        hl7: `/analyses/${id}/hl7`,
+      },
     });
     expect(response.headers.location).toBe(`/analyses/${id}`);
     expect(Number(response.headers['retry-after'])).toBeGreaterThanOrEqual(1);

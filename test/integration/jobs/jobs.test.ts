@@ -29,16 +29,17 @@ import {
   type TestDatabase,
 } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
+import { KEEP_ALL } from '../../support/retention.js';
 import { type Received, type Receiver, SEALER, startReceiver, WEBHOOK_CONFIG } from '../../support/webhooks.js';
 
 const SECRET = `whsec_${randomBytes(32).toString('base64')}`;
 const WAIT_MS = 60_000;
 const WORKER_CONFIG: WorkerDeps['config'] = {
   ...WEBHOOK_CONFIG,
+  ...KEEP_ALL,
   workerConcurrency: 4,
   publicUrl: undefined,
   maxAnalysisAgeMinutes: 60,
-  retentionDays: 0,
 };
 
 let test: TestDatabase;
@@ -90,13 +91,13 @@ function sweepDeps(config: Partial<SweepDeps['config']> = {}): SweepDeps {
     metrics,
     log: SILENT,
     publicUrl: undefined,
-    config: { maxAnalysisAgeMinutes: 60, retentionDays: 0, ...config },
+    config: { maxAnalysisAgeMinutes: 60, ...KEEP_ALL, ...config },
   };
 }
 
 async function store(texts: readonly string[], order: NewAnalysis = {}): Promise<string> {
   const images = texts.map((text, n) => ({ filename: `${n}.png`, contentType: 'image/png', bytes: Buffer.from(text) }));
-  return (await createAnalysis(test.database, { ...order, images })).id;
+  return (await createAnalysis(test.database, 'default', { ...order, images })).id;
 }
 
 async function post(texts: readonly string[], order: NewAnalysis = {}): Promise<string> {
@@ -106,9 +107,9 @@ async function post(texts: readonly string[], order: NewAnalysis = {}): Promise<
 }
 
 async function ended(id: string): Promise<AnalysisDocument> {
-  const status = await waitForCompletion(test.database, id, WAIT_MS);
+  const status = await waitForCompletion(test.database, 'default', id, WAIT_MS);
   expect(['completed', 'failed']).toContain(status);
-  const document = await getAnalysisDocument(test.database, id);
+  const document = await getAnalysisDocument(test.database, 'default', id);
   if (document === null) throw new Error('the analysis is gone');
   return document;
 }
@@ -261,8 +262,8 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     expect(document.differential?.totalWbc).toBe(2);
     await enqueueAnalysis(queues, { id, imageCount: 2, priority: 'routine' });
     await sleep(1_500);
-    expect(await getAnalysisDocument(test.database, id)).toEqual(document);
-    expect((await getCells(test.database, id, { limit: 10 }))?.total).toBe(2);
+    expect(await getAnalysisDocument(test.database, 'default', id)).toEqual(document);
+    expect((await getCells(test.database, 'default', id, { limit: 10 }))?.total).toBe(2);
     expect(hook.received).toHaveLength(1);
     // Those that came while the first ones ran found their image taken or done.
     expect(runs).toBeLessThanOrEqual(4);
@@ -290,14 +291,14 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     let runs = 0;
     work(async (bytes) => {
       runs += 1;
-      if (textOf(bytes) === 'deleted') await deleteAnalysis(test.database, id);
+      if (textOf(bytes) === 'deleted') await deleteAnalysis(test.database, 'default', id);
       return imageAnalysis([cellFinding('neutrophil')]);
     });
     id = await post(['deleted']);
     await until(() => runs === 1, 'the run');
     // The worker lives.
     expect((await ended(await post(['next']))).status).toBe('completed');
-    expect(await getAnalysisDocument(test.database, id)).toBeNull();
+    expect(await getAnalysisDocument(test.database, 'default', id)).toBeNull();
   });
 });
 
@@ -367,10 +368,10 @@ describe(`the sweep, queue on ${QUEUE_BACKEND}`, () => {
     const old = await store(['a']);
     const young = await store(['b']);
     await test.database.pool.query(`UPDATE analyses SET created_at = now() - interval '8 days' WHERE id = $1`, [old]);
-    expect(await sweep(sweepDeps({ retentionDays: 0, maxAnalysisAgeMinutes: 100_000 }))).toMatchObject({ removed: 0 });
+    expect(await sweep(sweepDeps({ ...KEEP_ALL, maxAnalysisAgeMinutes: 100_000 }))).toMatchObject({ removed: 0 });
     expect(await sweep(sweepDeps({ retentionDays: 7, maxAnalysisAgeMinutes: 100_000 }))).toMatchObject({ removed: 1 });
-    expect(await getAnalysisDocument(test.database, old)).toBeNull();
-    expect(await getAnalysisDocument(test.database, young)).not.toBeNull();
+    expect(await getAnalysisDocument(test.database, 'default', old)).toBeNull();
+    expect(await getAnalysisDocument(test.database, 'default', young)).not.toBeNull();
   });
 
   it('brings back a delivery whose job is gone', async () => {
@@ -393,7 +394,9 @@ describe(`webhooks, queue on ${QUEUE_BACKEND}`, () => {
   it('arrive signed, and say where the result is', async () => {
     const hook = await receiver([204]);
     work(oneNeutrophil);
-    const id = await post(['a'], { callbackUrl: hook.url, accessionNumber: 'A-7' });
+    const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
+    const origin = { requestId: 'lis-1', traceparent, tracestate: 'lis=1' };
+    const id = await post(['a'], { callbackUrl: hook.url, accessionNumber: 'A-7', origin });
     await until(() => hook.received.length === 1, 'the webhook');
     const [{ headers, body }] = hook.received as [Received];
     const event = new Webhook(SECRET).verify(body, headers as Record<string, string>);
@@ -407,7 +410,12 @@ describe(`webhooks, queue on ${QUEUE_BACKEND}`, () => {
         links: { self: `https://lab.test/analyses/${id}` },
       },
     });
-    expect(headers).toMatchObject({ 'content-type': 'application/json' });
+    expect(headers).toMatchObject({
+      'content-type': 'application/json',
+      'x-request-id': 'lis-1',
+      traceparent,
+      tracestate: 'lis=1',
+    });
     expect(() =>
       new Webhook(`whsec_${randomBytes(32).toString('base64')}`).verify(body, headers as Record<string, string>),
     ).toThrow();
@@ -480,7 +488,10 @@ describe(`the worker's end, queue on ${QUEUE_BACKEND}`, () => {
     const config = { ...WORKER_CONFIG, workerConcurrency: 1 };
     const first = work(slow, { config });
     const id = await post(['a', 'b', 'c']);
-    await until(async () => (await getAnalysisDocument(test.database, id))?.status === 'processing', 'the start');
+    await until(
+      async () => (await getAnalysisDocument(test.database, 'default', id))?.status === 'processing',
+      'the start',
+    );
     await first.close(10_000);
     const atClose = done.length;
     expect(atClose).toBe(1);

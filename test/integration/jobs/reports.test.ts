@@ -30,6 +30,7 @@ import {
 } from '../../support/database.js';
 import { fhirFaults } from '../../support/fhir-validation.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
+import { KEEP_ALL } from '../../support/retention.js';
 import { SEALER, WEBHOOK_CONFIG } from '../../support/webhooks.js';
 
 const WAIT_MS = 60_000;
@@ -69,10 +70,10 @@ function work(senders: WorkerDeps['senders'], more: Partial<WorkerDeps> = {}): v
     startWorker({
       config: {
         ...WEBHOOK_CONFIG,
+        ...KEEP_ALL,
         workerConcurrency: 2,
         publicUrl: undefined,
         maxAnalysisAgeMinutes: 60,
-        retentionDays: 0,
       },
       db: test.database,
       queues,
@@ -91,7 +92,7 @@ function work(senders: WorkerDeps['senders'], more: Partial<WorkerDeps> = {}): v
 
 async function post(order: NewAnalysis = {}): Promise<string> {
   const images = [{ filename: '0.png', contentType: 'image/png', bytes: Buffer.from('picture') }];
-  const { id } = await createAnalysis(test.database, { targetCells: 1, ...order, images });
+  const { id } = await createAnalysis(test.database, 'default', { targetCells: 1, ...order, images });
   await enqueueAnalysis(queues, { id, imageCount: 1, priority: 'routine' });
   return id;
 }
@@ -112,10 +113,11 @@ async function settled(id: string, expected: readonly string[]): Promise<void> {
 }
 
 async function sign(id: string): Promise<void> {
-  const outcome = await signAnalysis(test.database, id, {
+  const outcome = await signAnalysis(test.database, 'default', id, {
     reviewer: 'mlopez',
     comment: null,
     isCurrent: () => true,
+    eventsOf: () => [],
     reportsOf: (document) => outgoingReports(document, OUTGOING),
   });
   if (outcome.kind !== 'done') throw new Error(outcome.kind);
@@ -212,7 +214,7 @@ describe(`HL7 over MLLP, queue on ${QUEUE_BACKEND}`, () => {
     const lis = await listen(['AA']);
     work([sender(lis)], { outgoing: { ...OUTGOING, send: 'signed' } });
     const id = await post();
-    await waitForCompletion(test.database, id, WAIT_MS);
+    await waitForCompletion(test.database, 'default', id, WAIT_MS);
     expect(await rowsOf(id)).toEqual([]);
     await sign(id);
     await settled(id, ['delivered']);
@@ -225,10 +227,11 @@ describe(`HL7 over MLLP, queue on ${QUEUE_BACKEND}`, () => {
     const id = await post();
     await settled(id, ['delivered']);
     await sign(id);
-    const reviewed = await reviewCell(test.database, id, '0-0', 'monocyte', {
+    const reviewed = await reviewCell(test.database, 'default', id, '0-0', 'monocyte', {
       reviewer: 'mlopez',
       comment: null,
       isCurrent: () => true,
+      eventsOf: () => [],
       reportsOf: (document) => outgoingReports(document, OUTGOING),
     });
     expect(reviewed).toMatchObject({ kind: 'done', reports: [] });
@@ -316,10 +319,10 @@ describe(`HL7 over MLLP, queue on ${QUEUE_BACKEND}`, () => {
     const port = await freePort();
     work([hl7Sender({ host: '127.0.0.1', port, tls: false }, ACK_TIMEOUT_MS)]);
     const first = await post({ accessionNumber: 'SAME' });
-    await waitForCompletion(test.database, first, WAIT_MS);
+    await waitForCompletion(test.database, 'default', first, WAIT_MS);
     await sign(first);
     const second = await post({ accessionNumber: 'SAME' });
-    await waitForCompletion(test.database, second, WAIT_MS);
+    await waitForCompletion(test.database, 'default', second, WAIT_MS);
     await until(async () => ((await rowsOf(first))[0]?.attempts ?? 0) >= 2, 'attempts');
     expect(await statusOf(first)).toEqual(['pending', 'pending']);
     expect((await rowsOf(first))[0]?.lastError).toBe('ECONNREFUSED');
@@ -367,7 +370,7 @@ describe(`HL7 over MLLP, queue on ${QUEUE_BACKEND}`, () => {
     await until(() => lis.received.length === 1, 'the message that nobody answers');
     const started = Date.now();
     const ids = await Promise.all(Array.from({ length: 5 }, () => post({ callbackUrl: hook.url })));
-    for (const id of ids) await waitForCompletion(test.database, id, WAIT_MS);
+    for (const id of ids) await waitForCompletion(test.database, 'default', id, WAIT_MS);
     await until(() => hook.requests.length === 5, 'the webhooks');
     expect(Date.now() - started).toBeLessThan(20_000);
     expect(await statusOf(first)).toEqual(['pending']);
@@ -388,14 +391,14 @@ describe(`HL7 over MLLP, queue on ${QUEUE_BACKEND}`, () => {
   it('comes back when its job is gone', async () => {
     const id = await post();
     work([], {});
-    await waitForCompletion(test.database, id, WAIT_MS);
+    await waitForCompletion(test.database, 'default', id, WAIT_MS);
     for (const worker of workers.splice(0)) await worker.close(5_000);
     await test.database.pool.query(
       `UPDATE report_deliveries SET next_attempt_at = now() - interval '2 minutes' WHERE analysis_id = $1`,
       [id],
     );
     const deps = { db: test.database, queues, metrics, log, publicUrl: undefined };
-    const config = { maxAnalysisAgeMinutes: 60, retentionDays: 0 };
+    const config = { ...KEEP_ALL, maxAnalysisAgeMinutes: 60 };
     // Nobody sends on that channel: nothing is to be done.
     expect(await sweep({ ...deps, config })).toMatchObject({ reports: 0 });
     expect(await sweep({ ...deps, config, channels: ['hl7'] })).toMatchObject({ reports: 1 });

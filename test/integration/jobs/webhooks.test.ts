@@ -4,15 +4,18 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Webhook } from 'standardwebhooks';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { announceSigned } from '../../../src/jobs/announce-event.js';
+import type { CellType } from '../../../src/hematology/cell-types.js';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
+import { signedEvent } from '../../../src/jobs/stored-events.js';
 import { type JobWorker, startWorker, type WorkerDeps } from '../../../src/jobs/worker.js';
 import { createMetrics } from '../../../src/observability/metrics.js';
 import { pingEvent, WEBHOOK_EVENT_TYPES } from '../../../src/reporting/webhook-event.js';
 import { createAnalysis, type NewAnalysis, waitForCompletion } from '../../../src/storage/analyses.js';
 import { ATTEMPTS_PER_DESTINATION } from '../../../src/storage/deliveries.js';
 import { getDelivery, listDeliveries, replayDelivery, replayMissed } from '../../../src/storage/delivery-log.js';
+import type { AnalysisDocument } from '../../../src/storage/documents.js';
 import { addPing } from '../../../src/storage/events.js';
+import { reviewCell, signAnalysis } from '../../../src/storage/reviews.js';
 import { newWebhookSecret } from '../../../src/storage/secrets.js';
 import {
   createEndpoint,
@@ -26,6 +29,7 @@ import { openTestDatabase, openTestQueues, QUEUE_BACKEND, SILENT, type TestDatab
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
 import { atPort, REFUSED_NAMES, REFUSED_URLS } from '../../support/hostile-addresses.js';
 import { startNameServer } from '../../support/name-server.js';
+import { KEEP_ALL } from '../../support/retention.js';
 import { type Received, type Receiver, SEALER, startReceiver, WEBHOOK_CONFIG } from '../../support/webhooks.js';
 
 const SECRET = newWebhookSecret();
@@ -52,10 +56,10 @@ function work(more: Partial<WorkerDeps> = {}, config: Partial<WorkerDeps['config
   const worker = startWorker({
     config: {
       ...WEBHOOK_CONFIG,
+      ...KEEP_ALL,
       workerConcurrency: 4,
       publicUrl: 'https://lab.test',
       maxAnalysisAgeMinutes: 60,
-      retentionDays: 0,
       ...config,
     },
     db: test.database,
@@ -73,15 +77,15 @@ function work(more: Partial<WorkerDeps> = {}, config: Partial<WorkerDeps['config
   return worker;
 }
 
-async function post(order: NewAnalysis = {}): Promise<string> {
+async function post(order: NewAnalysis = {}, laboratory = LAB): Promise<string> {
   const image = { filename: 'a.png', contentType: 'image/png', bytes: Buffer.from('a') };
-  const { id } = await createAnalysis(test.database, { ...order, images: [image] });
+  const { id } = await createAnalysis(test.database, laboratory, { ...order, images: [image] });
   await enqueueAnalysis(queues, { id, imageCount: 1, priority: 'routine' });
   return id;
 }
 
 async function ended(id: string): Promise<void> {
-  expect(await waitForCompletion(test.database, id, WAIT_MS)).toBe('completed');
+  expect(await waitForCompletion(test.database, LAB, id, WAIT_MS)).toBe('completed');
 }
 
 async function receiver(...given: Parameters<typeof startReceiver>): Promise<Receiver> {
@@ -111,6 +115,27 @@ async function register(
   return { ...endpoint, secret };
 }
 
+/** What a person does, as the route does it. */
+const REVIEW = {
+  reviewer: 'mlopez',
+  comment: null,
+  isCurrent: () => true,
+  eventsOf: (document: AnalysisDocument) => [signedEvent(document, 'https://lab.test')],
+  reportsOf: () => [],
+};
+
+async function renamed(id: string, to: CellType): Promise<void> {
+  expect(await reviewCell(test.database, LAB, id, '0-0', to, REVIEW)).toMatchObject({ kind: 'done', deliveryIds: [] });
+}
+
+/** Signs and answers when. */
+async function signed(id: string): Promise<string | null | undefined> {
+  const outcome = await signAnalysis(test.database, LAB, id, REVIEW);
+  if (outcome.kind !== 'done') throw new Error(outcome.kind);
+  for (const deliveryId of outcome.deliveryIds) await queues.addDelivery(deliveryId);
+  return outcome.document.verification?.signedAt;
+}
+
 const verified = (secret: string, { body, headers }: Received): unknown =>
   new Webhook(secret).verify(body, headers as Record<string, string>);
 const typesAt = (hook: Receiver): string[] => hook.received.map(({ body }) => JSON.parse(body).type).sort();
@@ -127,6 +152,8 @@ describe(`registered endpoints, queue on ${QUEUE_BACKEND}`, () => {
       Array.from({ length: 6 }, () => receiver([204])),
     )) as [Receiver, Receiver, Receiver, Receiver, Receiver, Receiver];
     const everything = await register(all.url);
+    const elsewhere = await receiver([204]);
+    await register(elsewhere.url, ['analysis.completed'], 'third-laboratory');
     const onlyReview = await register(review.url, ['analysis.review_required']);
     await register(completed.url, ['analysis.completed']);
     await register(failed.url, ['analysis.failed']);
@@ -140,6 +167,12 @@ describe(`registered endpoints, queue on ${QUEUE_BACKEND}`, () => {
     expect(typesAt(completed)).toEqual(['analysis.completed']);
     expect(typesAt(callback)).toEqual(['analysis.completed']);
     expect([...failed.received, ...other.received]).toEqual([]);
+    // An analysis of another laboratory is told there, and nowhere else.
+    const foreign = await post({}, 'third-laboratory');
+    await arrived(elsewhere, 1);
+    await sleep(500);
+    expect(elsewhere.received.map(({ body }) => JSON.parse(body).data.id)).toEqual([foreign]);
+    expect(all.received).toHaveLength(2);
     for (const one of all.received) {
       expect(verified(everything.secret, one)).toMatchObject({
         data: { id, accessionNumber: 'A-7', reviewRequired: true },
@@ -162,21 +195,20 @@ describe(`registered endpoints, queue on ${QUEUE_BACKEND}`, () => {
     const id = await post({ callbackUrl: callback.url });
     await ended(id);
     await arrived(callback, 1);
-    const deps = { db: test.database, queues, publicUrl: 'https://lab.test' };
-    const [first, second] = ['2026-11-24T10:00:00.000Z', '2026-11-24T11:00:00.000Z'];
-    expect(await announceSigned(deps, id, first)).toBe(2);
+    await renamed(id, 'blast');
+    const first = await signed(id);
     await Promise.all([arrived(hook, 1), arrived(callback, 2)]);
     await expect.poll(() => statuses(endpoint.id), { timeout: WAIT_MS }).toEqual(['delivered']);
-    await expect.poll(() => announceSigned(deps, id, first), { timeout: WAIT_MS }).toBe(0);
-    expect(await announceSigned(deps, id, second)).toBe(2);
+    await renamed(id, 'monocyte');
+    const second = await signed(id);
     await Promise.all([arrived(hook, 2), arrived(callback, 3)]);
     expect(hook.received.map((one) => verified(endpoint.secret, one))).toMatchObject([
       { type: 'analysis.signed', timestamp: first, data: { id, status: 'completed' } },
       { type: 'analysis.signed', timestamp: second },
     ]);
-    expect(await announceSigned(deps, '01890000-0000-7000-8000-000000000000', first)).toBeNull();
-    const open = await createAnalysis(test.database, { images: [] });
-    await expect(announceSigned(deps, open.id, first)).rejects.toThrow(RangeError);
+    // Only signatures are told, not what went before them.
+    await sleep(300);
+    expect([hook.received.length, callback.received.length]).toEqual([2, 3]);
   });
 
   it('verify with the old and the new secret while it changes, and with the new one afterwards', async () => {
@@ -431,7 +463,7 @@ describe(`addresses that lead inwards, queue on ${QUEUE_BACKEND}`, () => {
     ];
     expect(urls.length).toBeGreaterThanOrEqual(60);
     const image = { filename: 'a.png', contentType: 'image/png', bytes: Buffer.from('a') };
-    const { id } = await createAnalysis(test.database, { images: [image] });
+    const { id } = await createAnalysis(test.database, LAB, { images: [image] });
     await test.database.pool.query(`UPDATE analyses SET status = 'completed' WHERE id = $1`, [id]);
     const { rows } = await test.database.pool.query<{ id: string }>(
       `INSERT INTO deliveries (id, analysis_id, event_type, url, body, destination, next_attempt_at)

@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -43,9 +43,13 @@ describe('migrate', () => {
     expect(await migrate(url, SILENT)).toEqual([]);
     // The table is Prisma's own, so that `prisma migrate deploy` agrees.
     const rows = await query(
-      'SELECT migration_name, finished_at IS NOT NULL AS done, applied_steps_count AS steps FROM _prisma_migrations',
+      `SELECT migration_name, finished_at IS NOT NULL AS done, applied_steps_count AS steps FROM _prisma_migrations
+        ORDER BY migration_name`,
     );
-    expect(rows).toEqual([{ migration_name: '20261123000000_init', done: true, steps: 1 }]);
+    const folders = readdirSync(MIGRATIONS_DIR, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+    const names = folders.map(({ name }) => name).sort();
+    expect(names[0]).toBe('20261123000000_init');
+    expect(rows).toEqual(names.map((name) => ({ migration_name: name, done: true, steps: 1 })));
   });
 
   it('applies what is new', async () => {

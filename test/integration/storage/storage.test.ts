@@ -69,7 +69,7 @@ const file = (bytes = randomBytes(64)) => ({
   height: 240,
 });
 const create = async (order: NewAnalysis = {}, images = [file()]) =>
-  (await createAnalysis(db, { ...order, images })).id;
+  (await createAnalysis(db, 'default', { ...order, images })).id;
 const analysed = async (id: string, index: number, cells: readonly CellFinding[]) => {
   await startImage(db, id, index);
   return saveImageResult(db, id, index, await toImageResult(imageAnalysis(cells), TEST_MODEL));
@@ -99,7 +99,7 @@ describe('an order', () => {
       },
       [file(bytes)],
     );
-    const document = await getAnalysisDocument(db, id);
+    const document = await getAnalysisDocument(db, 'default', id);
     expect(document).toMatchObject({
       id,
       status: 'queued',
@@ -126,6 +126,7 @@ describe('an order', () => {
         contentType: 'image/png',
         byteLength: 100,
         sha256: createHash('sha256').update(bytes).digest('hex'),
+        duplicateOf: null,
         width: 320,
         height: 240,
         status: 'queued',
@@ -145,16 +146,16 @@ describe('an order', () => {
     for (const size of [1, 8 * 1024 * 1024, 8 * 1024 * 1024 + 1, 20_000_000]) {
       const bytes = randomBytes(size);
       const id = await create({}, [file(bytes)]);
-      const stored = await getImageFile(db, id, 0);
+      const stored = await getImageFile(db, 'default', id, 0);
       expect(stored?.bytes.equals(bytes), `${size} bytes`).toBe(true);
       expect(stored?.sha256).toBe(createHash('sha256').update(bytes).digest('hex'));
-      await deleteAnalysis(db, id);
+      await deleteAnalysis(db, 'default', id);
     }
   });
 
   it('keeps a name in any script', async () => {
     const id = await create({ accessionNumber: 'Größe-血-🩸' }, [{ ...file(), filename: 'препарат №1.tif' }]);
-    const document = await getAnalysisDocument(db, id);
+    const document = await getAnalysisDocument(db, 'default', id);
     expect(document?.accessionNumber).toBe('Größe-血-🩸');
     expect(document?.images[0]?.filename).toBe('препарат №1.tif');
   });
@@ -162,7 +163,7 @@ describe('an order', () => {
   it('is stored whole or not at all', async () => {
     const before = await db.prisma.analysis.count();
     const broken = { ...file(), filename: 'nul\u0000byte.png' };
-    await expect(createAnalysis(db, { images: [file(), broken] })).rejects.toThrow(/invalid byte sequence/);
+    await expect(createAnalysis(db, 'default', { images: [file(), broken] })).rejects.toThrow(/invalid byte sequence/);
     expect(await db.prisma.analysis.count()).toBe(before);
   });
 
@@ -176,14 +177,14 @@ describe('an order', () => {
 
 describe('ids that name nothing', () => {
   it.each(['', 'x', '../etc', ABSENT, `${ABSENT}0`, "'; DROP TABLE analyses; --"])('%j', async (id) => {
-    expect(await getAnalysisDocument(db, id)).toBeNull();
-    expect(await deleteAnalysis(db, id)).toBe(false);
-    expect(await getCells(db, id, { limit: 10 })).toBeNull();
-    expect(await getImageFile(db, id, 0)).toBeNull();
-    expect(await getImageCells(db, id, 0)).toBeNull();
-    expect(await getImageSaliency(db, id, 0)).toBeNull();
-    expect(await getCellArtefact(db, id, '0-0', 'crop')).toBeNull();
-    expect(await waitForCompletion(db, id, 0)).toBeNull();
+    expect(await getAnalysisDocument(db, 'default', id)).toBeNull();
+    expect(await deleteAnalysis(db, 'default', id)).toBe(false);
+    expect(await getCells(db, 'default', id, { limit: 10 })).toBeNull();
+    expect(await getImageFile(db, 'default', id, 0)).toBeNull();
+    expect(await getImageCells(db, 'default', id, 0)).toBeNull();
+    expect(await getImageSaliency(db, 'default', id, 0)).toBeNull();
+    expect(await getCellArtefact(db, 'default', id, '0-0', 'crop')).toBeNull();
+    expect(await waitForCompletion(db, 'default', id, 0)).toBeNull();
     expect(await startImage(db, id, 0)).toBeNull();
     expect(await finishAnalysis(db, id, FINISH)).toBeNull();
     expect(await failAnalysis(db, id, IMAGE_INTERRUPTED, FINISH.eventsOf)).toBeNull();
@@ -193,11 +194,11 @@ describe('ids that name nothing', () => {
     const id = await create();
     await analysed(id, 0, [cellFinding('neutrophil')]);
     for (const index of [-1, 1, 0.5, 2 ** 40, Number.NaN]) {
-      expect(await getImageFile(db, id, index)).toBeNull();
-      expect(await getImageCells(db, id, index)).toBeNull();
+      expect(await getImageFile(db, 'default', id, index)).toBeNull();
+      expect(await getImageCells(db, 'default', id, index)).toBeNull();
     }
     for (const cell of ['', '0', '0-', '0-1', '0-99999999999', '1-0', 'a-b', '0-0-0']) {
-      expect(await getCellArtefact(db, id, cell, 'mask'), cell).toBeNull();
+      expect(await getCellArtefact(db, 'default', id, cell, 'mask'), cell).toBeNull();
     }
   });
 });
@@ -216,7 +217,7 @@ describe('the result of an image', () => {
       cellFinding('blast', { box: { x: 300, y: 10, width: 20, height: 9 }, flags: ['border'] }),
     ];
     expect(await analysed(id, 0, cells)).toBe(true);
-    const page = await getCells(db, id, { limit: 10 });
+    const page = await getCells(db, 'default', id, { limit: 10 });
     expect(page?.total).toBe(2);
     expect(page?.items).toEqual([
       {
@@ -225,6 +226,9 @@ describe('the result of an image', () => {
         box: { x: 1, y: 2, width: 3, height: 4 },
         areaUm2: null,
         class: 'neutrophil',
+        reviewedClass: null,
+        reviewedBy: null,
+        reviewedAt: null,
         confidence: 0.97,
         probabilities: { neutrophil: 0.97, artefact: 0.03 },
         subtype: { value: 'band', probability: 0.8 },
@@ -240,6 +244,9 @@ describe('the result of an image', () => {
         box: { x: 300, y: 10, width: 20, height: 9 },
         areaUm2: 10,
         class: 'blast',
+        reviewedClass: null,
+        reviewedBy: null,
+        reviewedAt: null,
         confidence: 0.97,
         probabilities: { blast: 0.97, artefact: 0.03 },
         subtype: null,
@@ -251,15 +258,15 @@ describe('the result of an image', () => {
         counted: false,
       },
     ]);
-    const drawn = await getImageCells(db, id, 0);
+    const drawn = await getImageCells(db, 'default', id, 0);
     expect(drawn).toMatchObject({ width: 320, height: 240, cells: [{ id: '0-0' }, { id: '0-1', class: 'blast' }] });
     const mask = await decodeGreyPng(drawn?.cells[1]?.mask ?? Buffer.alloc(0));
     expect([mask.width, mask.height, mask.data[0]]).toEqual([20, 9, 255]);
-    const cam = await decodeGreyPng((await getCellArtefact(db, id, '0-1', 'cam')) ?? Buffer.alloc(0));
+    const cam = await decodeGreyPng((await getCellArtefact(db, 'default', id, '0-1', 'cam')) ?? Buffer.alloc(0));
     expect([...cam.data]).toEqual([0, 85, 170, 255]);
-    const saliency = await decodeGreyPng((await getImageSaliency(db, id, 0)) ?? Buffer.alloc(0));
+    const saliency = await decodeGreyPng((await getImageSaliency(db, 'default', id, 0)) ?? Buffer.alloc(0));
     expect([...saliency.data]).toEqual([0, 1, 2, 3]);
-    const document = await getAnalysisDocument(db, id);
+    const document = await getAnalysisDocument(db, 'default', id);
     expect(document).toMatchObject({ status: 'processing', model: TEST_MODEL });
     expect(document?.images[0]).toMatchObject({
       status: 'completed',
@@ -274,11 +281,11 @@ describe('the result of an image', () => {
     const id = await create();
     await analysed(id, 0, [cellFinding('neutrophil'), cellFinding('monocyte'), cellFinding('basophil')]);
     await saveImageResult(db, id, 0, await toImageResult(imageAnalysis([cellFinding('eosinophil')]), TEST_MODEL));
-    const page = await getCells(db, id, { limit: 10 });
+    const page = await getCells(db, 'default', id, { limit: 10 });
     expect(page?.items.map((cell) => cell.class)).toEqual(['eosinophil']);
     expect(await rows('cell_rasters', id)).toBe(1);
     expect(await rows('consistency_scores', id)).toBe(1);
-    expect((await getAnalysisDocument(db, id))?.images[0]?.cellCount).toBe(1);
+    expect((await getAnalysisDocument(db, 'default', id))?.images[0]?.cellCount).toBe(1);
   });
 
   it('holds more cells than one statement takes', async () => {
@@ -291,7 +298,7 @@ describe('the result of an image', () => {
     const numbers: string[] = [];
     let cursor: string | undefined;
     do {
-      const page = await getCells(db, id, { limit: 128, ...(cursor === undefined ? {} : { cursor }) });
+      const page = await getCells(db, 'default', id, { limit: 128, ...(cursor === undefined ? {} : { cursor }) });
       expect(page?.total).toBe(450);
       numbers.push(...(page?.items.map((cell) => cell.id) ?? []));
       cursor = page?.nextCursor ?? undefined;
@@ -303,12 +310,16 @@ describe('the result of an image', () => {
     const id = await create({}, [file(), file(), file()]);
     await analysed(id, 0, [cellFinding('neutrophil'), cellFinding('monocyte')]);
     await analysed(id, 2, [cellFinding('monocyte'), cellFinding('monocyte')]);
-    const monocytes = await getCells(db, id, { limit: 2, class: 'monocyte' });
+    const monocytes = await getCells(db, 'default', id, { limit: 2, class: 'monocyte' });
     expect(monocytes).toMatchObject({ total: 3, nextCursor: '2-0', items: [{ id: '0-1' }, { id: '2-0' }] });
-    const rest = await getCells(db, id, { limit: 2, class: 'monocyte', cursor: '2-0' });
+    const rest = await getCells(db, 'default', id, { limit: 2, class: 'monocyte', cursor: '2-0' });
     expect(rest).toMatchObject({ total: 3, nextCursor: null, items: [{ id: '2-1' }] });
-    expect(await getCells(db, id, { limit: 5, image: 1 })).toEqual({ items: [], nextCursor: null, total: 0 });
-    await expect(getCells(db, id, { limit: 5, cursor: 'nonsense' })).rejects.toThrow(InvalidCursorError);
+    expect(await getCells(db, 'default', id, { limit: 5, image: 1 })).toEqual({
+      items: [],
+      nextCursor: null,
+      total: 0,
+    });
+    await expect(getCells(db, 'default', id, { limit: 5, cursor: 'nonsense' })).rejects.toThrow(InvalidCursorError);
   });
 
   it('does not change an analysis that has ended, nor bring back one that was deleted', async () => {
@@ -318,10 +329,10 @@ describe('the result of an image', () => {
     expect(await analysed(id, 0, [])).toBe(false);
     expect(await saveImageFailure(db, id, 0, IMAGE_INTERRUPTED)).toBe(false);
     expect(await startImage(db, id, 0)).toBeNull();
-    expect((await getCells(db, id, { limit: 5 }))?.total).toBe(1);
-    await deleteAnalysis(db, id);
+    expect((await getCells(db, 'default', id, { limit: 5 }))?.total).toBe(1);
+    await deleteAnalysis(db, 'default', id);
     expect(await analysed(id, 0, [cellFinding('neutrophil')])).toBe(false);
-    expect(await getAnalysisDocument(db, id)).toBeNull();
+    expect(await getAnalysisDocument(db, 'default', id)).toBeNull();
   });
 
   it('counts the runs that were cut off, not those that were given back', async () => {
@@ -358,7 +369,7 @@ describe('the end of an analysis', () => {
     ]);
     const finished = await finishAnalysis(db, id, FINISH);
     expect(finished).toMatchObject({ changed: true, deliveryIds: [] });
-    const document = await getAnalysisDocument(db, id);
+    const document = await getAnalysisDocument(db, 'default', id);
     expect(document).toEqual(finished?.document);
     expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 3 }, review: { required: true } });
     expect(document?.completedAt).toMatch(/^\d{4}-.*Z$/);
@@ -372,7 +383,7 @@ describe('the end of an analysis', () => {
       ['neutrophil', 2],
     ]);
     expect(stored[2]).toMatchObject({ percent: 66.67, ciLow: 9.43, ciHigh: 99.16 });
-    const [summary] = (await listAnalyses(db, { limit: 1 })).items;
+    const [summary] = (await listAnalyses(db, 'default', { limit: 1 })).items;
     expect(summary).toMatchObject({ id, status: 'completed', totalWbc: 3, reviewRequired: true, imageCount: 1 });
   });
 
@@ -420,7 +431,7 @@ describe('the end of an analysis', () => {
       problem: { code: 'all-images-failed' },
     });
     expect(finished?.deliveryIds).toHaveLength(1);
-    expect((await getAnalysisDocument(db, id))?.status).toBe('failed');
+    expect((await getAnalysisDocument(db, 'default', id))?.status).toBe('failed');
   });
 
   it('with images without a cell is a clean result', async () => {
@@ -435,7 +446,7 @@ describe('the end of an analysis', () => {
     const id = await create();
     await analysed(id, 0, []);
     const begun = performance.now();
-    const waiting = waitForCompletion(db, id, 20_000);
+    const waiting = waitForCompletion(db, 'default', id, 20_000);
     setTimeout(() => void finishAnalysis(db, id, FINISH), 100);
     expect(await waiting).toBe('completed');
     // The notice came, not the look at the row that a waiter takes every second.
@@ -444,18 +455,18 @@ describe('the end of an analysis', () => {
 
   it('is not awaited longer than asked, or than the waiter stays', async () => {
     const id = await create();
-    expect(await waitForCompletion(db, id, 50)).toBe('queued');
+    expect(await waitForCompletion(db, 'default', id, 50)).toBe('queued');
     const leaving = new AbortController();
     setTimeout(() => leaving.abort(), 50);
     const begun = performance.now();
-    expect(await waitForCompletion(db, id, 20_000, leaving.signal)).toBe('queued');
+    expect(await waitForCompletion(db, 'default', id, 20_000, leaving.signal)).toBe('queued');
     expect(performance.now() - begun).toBeLessThan(900);
   });
 
   it('answers a waiter whose analysis is deleted', async () => {
     const id = await create();
-    const waiting = waitForCompletion(db, id, 5_000);
-    await deleteAnalysis(db, id);
+    const waiting = waitForCompletion(db, 'default', id, 5_000);
+    await deleteAnalysis(db, 'default', id);
     expect(await waiting).toBeNull();
   });
 });
@@ -469,15 +480,15 @@ describe('the list', () => {
       await new Promise((settle) => setTimeout(settle, 2));
     }
     const newest = ids.toReversed();
-    const first = await listAnalyses(db, { accessionNumber, limit: 2 });
+    const first = await listAnalyses(db, 'default', { accessionNumber, limit: 2 });
     expect(first.items.map((item) => item.id)).toEqual(newest.slice(0, 2));
-    const second = await listAnalyses(db, { accessionNumber, limit: 2, cursor: first.nextCursor ?? '' });
+    const second = await listAnalyses(db, 'default', { accessionNumber, limit: 2, cursor: first.nextCursor ?? '' });
     expect(second.items.map((item) => item.id)).toEqual(newest.slice(2, 4));
-    const last = await listAnalyses(db, { accessionNumber, limit: 2, cursor: second.nextCursor ?? '' });
+    const last = await listAnalyses(db, 'default', { accessionNumber, limit: 2, cursor: second.nextCursor ?? '' });
     expect(last).toMatchObject({ items: [{ id: newest[4] }], nextCursor: null });
-    expect((await listAnalyses(db, { accessionNumber, status: 'completed', limit: 9 })).items).toEqual([]);
-    expect((await listAnalyses(db, { accessionNumber: `${accessionNumber}%`, limit: 9 })).items).toEqual([]);
-    await expect(listAnalyses(db, { limit: 2, cursor: 'nonsense' })).rejects.toThrow(InvalidCursorError);
+    expect((await listAnalyses(db, 'default', { accessionNumber, status: 'completed', limit: 9 })).items).toEqual([]);
+    expect((await listAnalyses(db, 'default', { accessionNumber: `${accessionNumber}%`, limit: 9 })).items).toEqual([]);
+    await expect(listAnalyses(db, 'default', { limit: 2, cursor: 'nonsense' })).rejects.toThrow(InvalidCursorError);
   });
 });
 
@@ -499,10 +510,10 @@ describe('removal', () => {
     await analysed(id, 0, [cellFinding('neutrophil')]);
     await finishAnalysis(db, id, FINISH);
     for (const table of TABLES) expect(await rows(table, id), table).toBeGreaterThan(0);
-    expect(await deleteAnalysis(db, id)).toBe(true);
+    expect(await deleteAnalysis(db, 'default', id)).toBe(true);
     for (const table of TABLES) expect(await rows(table, id), table).toBe(0);
-    expect(await deleteAnalysis(db, id)).toBe(false);
-    expect(await getAnalysisDocument(db, other)).not.toBeNull();
+    expect(await deleteAnalysis(db, 'default', id)).toBe(false);
+    expect(await getAnalysisDocument(db, 'default', other)).not.toBeNull();
   });
 
   it('by age takes what is older and nothing else', async () => {
@@ -510,9 +521,9 @@ describe('removal', () => {
     const young = await create();
     await db.pool.query(`UPDATE analyses SET created_at = now() - interval '31 days' WHERE id = $1`, [old]);
     await db.pool.query(`UPDATE analyses SET created_at = now() - interval '29 days' WHERE id = $1`, [young]);
-    expect(await removeOlderThan(db, 30)).toBe(1);
-    expect(await getAnalysisDocument(db, old)).toBeNull();
-    expect(await getAnalysisDocument(db, young)).not.toBeNull();
+    expect(await removeOlderThan(db, 30)).toHaveLength(1);
+    expect(await getAnalysisDocument(db, 'default', old)).toBeNull();
+    expect(await getAnalysisDocument(db, 'default', young)).not.toBeNull();
   });
 });
 
