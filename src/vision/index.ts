@@ -8,7 +8,7 @@ import { imageConsistency } from './consistency.js';
 import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
 import { createInferencePool, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
-import { locateCells } from './locate.js';
+import { type Located, locateCells } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
 import { describeMorphology } from './morphology.js';
 import { assessQuality } from './quality.js';
@@ -102,9 +102,9 @@ async function analyze(
   const decoded = await stage('decode', () => decodeImage(bytes, limits));
   const { image } = decoded;
   const run: InferencePool['field'] = (input) => pool.field(input, signal);
-  const scale = await stage('scale', () => scaleOf(image, micronsPerPixel, manifest, run));
+  const guess = await stage('scale', () => scaleOf(image, micronsPerPixel, manifest, run));
+  const { scale, located } = await stage('locate', () => locateAt(image, guess, manifest, run));
   const working = scale.workingMicronsPerPixel;
-  const located = await stage('locate', () => locateCells(image, working, manifest.saliency, run));
   const answers = await stage('infer', () =>
     inferCells(image, located, working, manifest.cells, (input) => pool.cells(input, signal)),
   );
@@ -122,6 +122,36 @@ async function analyze(
       timingsMs,
     };
   });
+}
+
+/** Where to look again when the scale could only be guessed: µm per pixel to the guess. */
+const OTHER_SCALES = [Math.SQRT2, Math.SQRT1_2, 2, 0.5] as const;
+
+/**
+ * Finds the cells at the scale of the image. Where that is a mere guess at which nothing is found, the guess may be what is
+ * wrong: then at scales around it, and the one with the clearest cell is worked with. It stays unknown all the same.
+ */
+async function locateAt(
+  image: RgbImage,
+  guess: ImageScale,
+  manifest: Manifest,
+  run: InferencePool['field'],
+): Promise<{ readonly scale: ImageScale; readonly located: Located }> {
+  const locate = (micronsPerPixel: number) => locateCells(image, micronsPerPixel, manifest.saliency, run);
+  let best = { scale: guess, located: await locate(guess.workingMicronsPerPixel) };
+  if (guess.source !== 'unknown' || best.located.candidates.length > 0) return best;
+  let clearest = 0;
+  for (const factor of OTHER_SCALES) {
+    const workingMicronsPerPixel = guess.workingMicronsPerPixel * factor;
+    const { min, max } = MICRONS_PER_PIXEL_RANGE;
+    if (workingMicronsPerPixel < min || workingMicronsPerPixel > max) continue;
+    const located = await locate(workingMicronsPerPixel);
+    const score = located.candidates[0]?.score ?? 0;
+    if (score <= clearest) continue;
+    clearest = score;
+    best = { scale: { ...guess, workingMicronsPerPixel }, located };
+  }
+  return best;
 }
 
 function checkScale(micronsPerPixel: number): void {

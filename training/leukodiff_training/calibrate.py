@@ -40,6 +40,8 @@ def outputs(saliency: SaliencyNetwork, network: SGCLDFF, fields: list[Field]) ->
         for cell in item.cells
         if cell.label and cell.weight > 0
     ]
+    if not draws:
+        raise SystemExit("no validation cell has a class: nothing can be calibrated. Mark some files as val in labels.csv.")
     logits, agreement, reject = [], [], []
     for start in range(0, len(draws), 48):
         contexts = np.stack([example(d, None)["context"] for d in draws[start : start + 48]])
@@ -69,6 +71,7 @@ def best_temperature(logits: np.ndarray, label: np.ndarray, lab: np.ndarray) -> 
 
 def threshold(confidence: np.ndarray, right: np.ndarray, wanted: float, window: int = 25) -> float:
     """The greatest confidence below which the running share of right cells is under `wanted`; 0.35 at the least."""
+    window = min(window, len(confidence))
     order = np.argsort(confidence)
     running = np.convolve(right[order].astype(float), np.ones(window) / window, mode="valid")
     under = np.nonzero(running < wanted)[0]
@@ -92,11 +95,12 @@ def main(arguments: list[str] | None = None) -> None:
     p = torch.softmax(torch.from_numpy(out["logits"] / temperature), dim=1).numpy()
     confidence, right = p.max(axis=1), p.argmax(axis=1) == out["label"]
     nucleated = out["label"] < CLASS_INDEX["platelet"]
+    agreeing = out["consistency"][right & nucleated]
     settings = DEFAULTS | {
         "temperature": round(temperature, 3),
         "unidentifiedBelow": round(min(0.5, threshold(confidence, right, 0.5)), 2),
         "lowConfidenceBelow": round(min(0.9, threshold(confidence, right, 0.8)), 2),
-        "lowConsistencyBelow": round(float(np.percentile(out["consistency"][right & nucleated], 5)), 2),
+        "lowConsistencyBelow": round(float(np.percentile(agreeing, 5)), 2) if len(agreeing) else DEFAULTS["lowConsistencyBelow"],
         "rejectAbove": round(max(0.5, float(np.percentile(out["reject"], 99.7))), 2),
     }
     path = args.runs / args.cells / "settings.json"
