@@ -69,7 +69,7 @@ describe('reports', () => {
       }
       const etag = (await fetch(url('self'))).headers.get('etag') ?? '';
       const headers = { 'if-match': etag, 'content-type': 'application/json' };
-      const signed = await fetch(url('sign'), { method: 'POST', headers, body: '{"reviewer":"mlopez"}' });
+      const signed = await fetch(`${url('self')}/sign`, { method: 'POST', headers, body: '{"reviewer":"mlopez"}' });
       expect(signed.status).toBe(200);
       await expect.poll(() => received.length, { timeout: 30_000 }).toBe(2);
 

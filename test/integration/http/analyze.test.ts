@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { analysisLinks } from '../../../src/http/links.js';
 import { expectContract } from './contract.js';
 import { analyzeRequest, blob, finish, type Harness, picture, post, rawForm, startHarness } from './harness.js';
 
@@ -24,7 +25,7 @@ describe('POST /analyze', () => {
     expect(response.json()).toEqual({
       id,
       status: 'queued',
-      links: { self: `/analyses/${id}`, cells: `/analyses/${id}/cells` },
+      links: analysisLinks(id),
     });
     expect(response.headers.location).toBe(`/analyses/${id}`);
     expect(Number(response.headers['retry-after'])).toBeGreaterThanOrEqual(1);
