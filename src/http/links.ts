@@ -10,7 +10,6 @@ import type {
 export interface AnalysisLinks {
   readonly self: string;
   readonly cells: string;
-  readonly sign: string;
   readonly changes: string;
   readonly fhir: string;
   readonly hl7: string;
@@ -48,7 +47,6 @@ export function analysisLinks(id: string): AnalysisLinks {
   return {
     self,
     cells: `${self}/cells`,
-    sign: `${self}/sign`,
     changes: `${self}/changes`,
     fhir: `${self}/fhir`,
     hl7: `${self}/hl7`,

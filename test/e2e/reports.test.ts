@@ -86,7 +86,7 @@ describe('reports', () => {
       }
       const etag = (await read('self')).headers.get('etag') ?? '';
       const headers = { ...json, 'if-match': etag };
-      const signed = await fetch(url('sign'), { method: 'POST', headers, body: '{"reviewer":"mlopez"}' });
+      const signed = await fetch(`${url('self')}/sign`, { method: 'POST', headers, body: '{"reviewer":"mlopez"}' });
       expect(signed.status).toBe(200);
       await expect.poll(() => received.length, { timeout: 30_000 }).toBe(2);
 

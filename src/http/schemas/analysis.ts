@@ -19,7 +19,6 @@ const AnalysisLinks = Type.Object(
   {
     self: link('The analysis.'),
     cells: link('Its cells, a page at a time.'),
-    sign: link('Where a person signs the result.'),
     changes: link('What people did to the result.'),
     fhir: link('The result as a FHIR R4 bundle.'),
     hl7: link('The result as an HL7 v2.5.1 message.'),

@@ -5,7 +5,6 @@ const SELF = `/analyses/${ID}`;
 const LINKS = {
   self: SELF,
   cells: `${SELF}/cells`,
-  sign: `${SELF}/sign`,
   changes: `${SELF}/changes`,
   fhir: `${SELF}/fhir`,
   hl7: `${SELF}/hl7`,

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { analysisLinks } from '../../../src/http/links.js';
 import { expectContract } from './contract.js';
 import { analyzeRequest, blob, finish, type Harness, picture, post, rawForm, startHarness } from './harness.js';
 
@@ -24,14 +25,7 @@ describe('POST /analyze', () => {
     expect(response.json()).toEqual({
       id,
       status: 'queued',
-      links: {
-        self: `/analyses/${id}`,
-        cells: `/analyses/${id}/cells`,
-        sign: `/analyses/${id}/sign`,
-        changes: `/analyses/${id}/changes`,
-        fhir: `/analyses/${id}/fhir`,
-        hl7: `/analyses/${id}/hl7`,
-      },
+      links: analysisLinks(id),
     });
     expect(response.headers.location).toBe(`/analyses/${id}`);
     expect(Number(response.headers['retry-after'])).toBeGreaterThanOrEqual(1);

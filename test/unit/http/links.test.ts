@@ -5,7 +5,6 @@ it('names the addresses of an analysis, its images and its cells', () => {
   expect(analysisLinks('A')).toEqual({
     self: '/analyses/A',
     cells: '/analyses/A/cells',
-    sign: '/analyses/A/sign',
     changes: '/analyses/A/changes',
     fhir: '/analyses/A/fhir',
     hl7: '/analyses/A/hl7',
