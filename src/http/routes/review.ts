@@ -190,9 +190,10 @@ export function registerReview(app: App, deps: HttpDeps): void {
         for (const report of outcome.reports) {
           await enqueueCommitted(request, { reportId: report.id }, () => deps.queues.addReport(report));
         }
-        for (const id of outcome.deliveryIds) {
-          await enqueueCommitted(request, { deliveryId: id }, () => deps.queues.addDelivery(id));
-        }
+        // Together: a queue that hangs holds the answer back once, not once for every receiver.
+        await enqueueCommitted(request, { analysisId: outcome.document.id }, async () => {
+          for (const id of outcome.deliveryIds) await deps.queues.addDelivery(id);
+        });
         reply.headers({ etag: tagOf(outcome.document), 'cache-control': 'private, no-cache' });
         return withAnalysisLinks(outcome.document);
       }
