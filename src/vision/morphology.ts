@@ -1,6 +1,6 @@
 /** What a technologist would say of a cell besides its name: the network's attribute outputs, in words. */
 import type { CellType } from '../hematology/cell-types.js';
-import { NUCLEUS } from './instances.js';
+import { isWhiteCell, NUCLEUS } from './instances.js';
 import type { AttributeSpec, CellsManifest } from './manifest.js';
 import type { Graded, GreyImage, Morphology } from './types.js';
 
@@ -14,8 +14,6 @@ export interface Description {
   readonly morphology: Morphology | null;
 }
 
-const NOT_DESCRIBED: readonly CellType[] = ['platelet', 'smudge', 'artefact', 'unidentified'];
-
 /**
  * @param values One cell's attribute probabilities, `manifest.attributes` one after the other; each attribute sums to 1.
  * @param mask Label map of the cell, for the measured share of the nucleus.
@@ -26,7 +24,7 @@ export function describeMorphology(
   mask: GreyImage,
   manifest: Pick<CellsManifest, 'attributes' | 'subtypes'>,
 ): Description {
-  if (NOT_DESCRIBED.includes(type)) return { subtype: null, morphology: null };
+  if (!isWhiteCell(type) || type === 'unidentified') return { subtype: null, morphology: null };
   const attributes: Record<string, Graded> = {};
   let subtype: Graded | null = null;
   let first = 0;

@@ -22,41 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from .constants import CLASS_INDEX
-from .data import Field, load_fields, read_laboratory
-from .export import CELL_OUTPUTS, DEFAULTS, CellGraph, load_networks
-from .saliency import SaliencyNetwork
-from .sgcldff import SGCLDFF
-from .train import Draw, example, prior_of
-
-
-@torch.no_grad()
-def outputs(saliency: SaliencyNetwork, network: SGCLDFF, fields: list[Field]) -> dict[str, np.ndarray]:
-    """Logits, consistency, reject score, true class and laboratory of every validation cell that has a class."""
-    graph = CellGraph(network, 1.0).eval()
-    draws = [
-        Draw(item, cell, cell.x, cell.y, cell.label)
-        for item in fields
-        if item.split == "val"
-        for cell in item.cells
-        if cell.label and cell.weight > 0
-    ]
-    if not draws:
-        raise SystemExit("no validation cell has a class: nothing can be calibrated. Mark some files as val in labels.csv.")
-    logits, agreement, reject = [], [], []
-    for start in range(0, len(draws), 48):
-        contexts = np.stack([example(d, None)["context"] for d in draws[start : start + 48]])
-        rgb, prior = prior_of(saliency, torch.from_numpy(contexts))
-        out = dict(zip(CELL_OUTPUTS, graph(rgb.permute(0, 2, 3, 1).to(torch.uint8), prior[:, 0]), strict=True))
-        logits.append(out["logits"].numpy())
-        agreement.append(out["consistency"].numpy())
-        reject.append(out["reject"].numpy())
-    return {
-        "logits": np.concatenate(logits),
-        "consistency": np.concatenate(agreement),
-        "reject": np.concatenate(reject),
-        "label": np.array([CLASS_INDEX[d.label or ""] for d in draws]),
-        "lab": np.array([d.item.lab for d in draws]),
-    }
+from .crossval import answers
+from .data import add_sources, load_sources
+from .export import DEFAULTS, load_networks
 
 
 def best_temperature(logits: np.ndarray, label: np.ndarray, lab: np.ndarray) -> float:
@@ -80,17 +48,16 @@ def threshold(confidence: np.ndarray, right: np.ndarray, wanted: float, window: 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--own", type=Path, nargs="*", default=[], help="folders of other laboratories")
-    parser.add_argument("--microns-per-pixel", type=float, help="of the pictures in --own whose table does not say")
+    add_sources(parser)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--saliency", default="saliency")
     parser.add_argument("--cells", default="sg-cldff")
     args = parser.parse_args(arguments)
-    fields = load_fields(args.data, args.runs / "cache") if args.data else []
-    for folder in args.own:
-        fields += read_laboratory(folder, args.microns_per_pixel)
-    out = outputs(*load_networks(args.runs, args.saliency, args.cells), fields)
+    saliency, network = load_networks(args.runs, args.saliency, args.cells)
+    rows = answers(network, saliency, [item for item in load_sources(args) if item.split == "val"])
+    if not rows or not (rows["label"] >= 0).any():
+        raise SystemExit("no validation cell has a class: nothing can be calibrated. Mark some files as val in labels.csv.")
+    out = {name: rows[name][rows["label"] >= 0] for name in ("logits", "consistency", "reject", "label", "lab")}
     temperature = best_temperature(out["logits"], out["label"], out["lab"])
     p = torch.softmax(torch.from_numpy(out["logits"] / temperature), dim=1).numpy()
     confidence, right = p.max(axis=1), p.argmax(axis=1) == out["label"]

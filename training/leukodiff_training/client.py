@@ -15,17 +15,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-# Classes that count as white cells; the service's denominator and those that it declined to name.
-WHITE = {
-    "neutrophil",
-    "lymphocyte",
-    "monocyte",
-    "eosinophil",
-    "basophil",
-    "immature_granulocyte",
-    "blast",
-    "unidentified",
-}
+from .constants import CLASSES
+
+# Classes that count as white cells: the service's denominator, and those that it declined to name.
+WHITE = {*CLASSES, "unidentified"} - {"erythroblast", "platelet", "artefact"}
 
 
 class Service:

@@ -26,12 +26,8 @@ from .data import Field, load_fields
 from .export import CellGraph, load_networks
 from .saliency import SaliencyNetwork
 from .sgcldff import SGCLDFF
-from .statistics import area_under_curve, confusion, share
+from .statistics import area_under_curve, confusion, mask_overlap, share
 from .train import Draw, attribute_labels, central_component, example, prior_of
-
-
-def overlap(found: np.ndarray, truth: np.ndarray) -> float:
-    return float((found & truth).sum() / max(1, (found | truth).sum()))
 
 
 @torch.no_grad()
@@ -62,9 +58,9 @@ def answers(network: SGCLDFF, saliency: SaliencyNetwork, fields: list[Field], si
             known, white = truth != UNKNOWN, (truth > 0) & (truth != UNKNOWN)
             if draw.cell is not None and draw.cell.instance and white.any():
                 found = central_component(segmentation[i, 0] < 0.5)
-                iou = overlap(found & known, white)
+                iou = mask_overlap(found & known, white)
                 if (truth == NUCLEUS).any():
-                    nucleus_iou = overlap((segmentation[i, 2] > segmentation[i, 1]) & found & known, truth == NUCLEUS)
+                    nucleus_iou = mask_overlap((segmentation[i, 2] > segmentation[i, 1]) & found & known, truth == NUCLEUS)
                 drawn = white.reshape(20, 4, 20, 4).mean(axis=(1, 3))
                 pointed = float(drawn.flat[cam[i].argmax()] > 0)
                 inside = float((cam[i] * np.minimum(1, drawn * 2)).sum() / (cam[i].sum() + 1e-6))

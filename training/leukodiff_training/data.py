@@ -9,6 +9,7 @@ The first call reads and resizes everything (about two minutes) and keeps it in 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import pickle
 from collections import defaultdict
@@ -412,6 +413,20 @@ def _pbc(root: Path) -> list[Field]:
                 instances[outline] = 1
                 cell.instance = 1
         fields.append(Field("pbc", row["file"], row["split"], small, [cell], parts, instances, mask_weight=0.4))
+    return fields
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """The options that say where pictures come from; `load_sources` reads them."""
+    parser.add_argument("--data", type=Path, help="folder with pbc, bcisc, bccd …")
+    parser.add_argument("--own", type=Path, nargs="*", default=[], help="folders of other laboratories (data.read_laboratory)")
+    parser.add_argument("--microns-per-pixel", type=float, help="of the pictures in --own whose table does not say")
+
+
+def load_sources(args: argparse.Namespace) -> list[Field]:
+    fields = load_fields(args.data, args.runs / "cache") if args.data else []
+    for folder in args.own:
+        fields += read_laboratory(folder, args.microns_per_pixel)
     return fields
 
 

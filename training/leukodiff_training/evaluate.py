@@ -54,6 +54,7 @@ from .statistics import (
     confusion,
     intersection_over_union,
     macro_f1,
+    mask_overlap,
     mean,
     share,
 )
@@ -259,7 +260,7 @@ def bcisc(service: Service, root: Path, ledger: Ledger) -> dict[str, Any]:
             ledger.add("bcisc", row["class"], cell)
             ledger.seen("bcisc", [cell] if cell else [])
         if row["mask"]:
-            overlaps.append(mask_overlap(service, root / "bcisc" / row["mask"], image, cell))
+            overlaps.append(outline_overlap(service, root / "bcisc" / row["mask"], image, cell))
     right = sum(t == p and t in FIVE_PART for t, p in pairs)
     return {
         "bcisc_accuracy": share(right, len(pairs)),
@@ -269,12 +270,9 @@ def bcisc(service: Service, root: Path, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def mask_overlap(service: Service, path: Path, image: dict[str, Any], cell: dict[str, Any] | None) -> float:
+def outline_overlap(service: Service, path: Path, image: dict[str, Any], cell: dict[str, Any] | None) -> float:
     truth = central_component(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 64)
-    if cell is None:
-        return 0.0
-    found = service.mask(cell, truth.shape) > 0
-    return float((truth & found).sum() / (truth | found).sum())
+    return mask_overlap(service.mask(cell, truth.shape) > 0, truth) if cell else 0.0
 
 
 def zheng1(service: Service, root: Path, ledger: Ledger) -> dict[str, Any]:
@@ -284,10 +282,10 @@ def zheng1(service: Service, root: Path, ledger: Ledger) -> dict[str, Any]:
         images.append(image)
         cell = nearest(image, cells)
         path = root / "zheng1" / rows[file]["mask"]
-        overlaps.append(mask_overlap(service, path, image, cell))
+        overlaps.append(outline_overlap(service, path, image, cell))
         truth = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) >= 192
         found = service.mask(cell, truth.shape) == 255 if cell else np.zeros_like(truth)
-        nuclei.append(float((truth & found).sum() / max(1, (truth | found).sum())))
+        nuclei.append(mask_overlap(found, truth))
         pairs.append((rows[file]["class_weak"], cell["class"] if cell else "none"))
         ledger.seen("zheng1", [cell] if cell else [])
     return {
@@ -380,7 +378,7 @@ def allidb(service: Service, root: Path, ledger: Ledger) -> dict[str, Any]:
         if Path(r["file"]).name.split("_")[0] not in DEBRIS
     }
     overlaps = [
-        mask_overlap(service, root / "allidb" / single[f]["mask"], image, nearest(image, cells))
+        outline_overlap(service, root / "allidb" / single[f]["mask"], image, nearest(image, cells))
         for f, image, cells in each(service, list(single))
     ]
     result = {

@@ -91,7 +91,7 @@ def load_networks(runs: Path, saliency: str = "saliency", cells: str = "sg-cldff
     for target, name, prefix in ((prior, saliency, ""), (network, cells, "network.")):
         # A run's folder, or a shipped file.
         path = Path(name) if name.endswith(".onnx") else runs / name / "checkpoint.pt"
-        missing = start_from(target, path, prefix if path.suffix == ".onnx" else "")
+        missing = start_from(target, path, prefix)
         if missing:
             raise SystemExit(f"{path} is of another version of the network: it lacks {', '.join(missing[:5])}")
     return prior.eval(), network.eval()
@@ -109,7 +109,10 @@ def weights_from_onnx(path: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def start_from(network: nn.Module, path: Path, prefix: str = "") -> list[str]:
-    """Loads a shipped ONNX file or a run's averaged weights. Returns the names that the network has and the file has not."""
+    """Loads a shipped ONNX file (`prefix`: of its names) or a run's averaged weights.
+
+    Returns the names that the network has and the file has not.
+    """
     if path.suffix == ".onnx":
         state = weights_from_onnx(path, prefix)
     else:

@@ -23,6 +23,11 @@ def conv(inputs: int, outputs: int, stride: int = 1, groups: int = 1, kernel: in
     )
 
 
+def optical_density(rgb: Tensor) -> Tensor:
+    """RGB in 0–255 → −ln of the transmitted share of light, where dyes and light add. The offset keeps black finite."""
+    return -torch.log((rgb + 4.0) / 259.0)
+
+
 class LowLevelCues(nn.Module):
     """RGB in 0–255 → 10 cue maps at the same size: what any observer of a stained smear would look at first.
 
@@ -38,7 +43,7 @@ class LowLevelCues(nn.Module):
         self.register_buffer("sobel", torch.stack([sobel, sobel.T])[:, None])
 
     def forward(self, rgb: Tensor) -> Tensor:
-        density = -torch.log((rgb + 4.0) / 259.0)
+        density = optical_density(rgb)
         mean = density.mean(dim=(2, 3), keepdim=True)
         # Mean over the pixels that are less dense than average, without sorting: exports to plain operators.
         bright = torch.sigmoid((mean - density) * 12.0)

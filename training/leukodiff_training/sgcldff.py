@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .backbone import EfficientSwin
 from .constants import ATTRIBUTE_OUTPUTS, CLASSES
 from .fusion import CrossLayerFusion
-from .saliency import conv, upsample
+from .saliency import conv, optical_density, upsample
 
 
 @dataclass
@@ -29,14 +29,10 @@ class ColourConstancy(nn.Module):
 
     Dyes add in optical density, and so do lamp, white balance and exposure: subtracting the density of the clear slide takes
     them away, and with them what a laboratory's background could give away of the class. The slide is the weighted mean over
-    what is less dense than the crop's average. The offset keeps black finite.
+    what is less dense than the crop's average.
     """
 
     white = 236.0
-
-    @staticmethod
-    def density(rgb: Tensor) -> Tensor:
-        return -torch.log((rgb + 4.0) / 259.0)
 
     @staticmethod
     def light(density: Tensor) -> Tensor:
@@ -51,12 +47,12 @@ class ColourConstancy(nn.Module):
         return (density * bright).sum(dim=(2, 3), keepdim=True) / (bright.sum(dim=(2, 3), keepdim=True) + 1e-3)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        density = self.density(rgb)
+        density = optical_density(rgb)
         return self.light(density - self.clear(density)) * (self.white / 255.0)
 
     def on_clear_ground(self, rgb: Tensor, cell: Tensor) -> Tensor:
         """The same crop with everything but the cell painted over by the clear slide. `cell` N×1×H×W in 0–1."""
-        density = self.density(rgb)
+        density = optical_density(rgb)
         clear = self.clear(density)
         return self.light(clear + (density - clear) * cell)
 

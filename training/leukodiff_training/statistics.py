@@ -53,6 +53,11 @@ def intersection_over_union(a: tuple[float, ...], b: tuple[float, ...]) -> float
     return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
 
 
+def mask_overlap(found: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two boolean masks."""
+    return float((found & truth).sum() / max(1, (found | truth).sum()))
+
+
 def calibration_error(pairs: list[tuple[float, bool]], bins: int = 10) -> float:
     """Expected calibration error over equally wide bins of confidence."""
     total = 0.0

@@ -38,13 +38,14 @@ from .constants import (
     UNKNOWN,
     WBC_PART_UNKNOWN,
 )
-from .data import Cell, Field, load_fields, read_laboratory
+from .data import Cell, Field, add_sources, load_sources
 from .export import start_from
 from .outliers import LEARNT, drawn, spoilt
 from .precision import arithmetic, has_bfloat16, keep_depthwise_in_float32
 from .runs import Average, Run, prefetched, progress
 from .saliency import SaliencyNetwork
 from .sgcldff import SGCLDFF
+from .statistics import mask_overlap
 from .train_saliency import field_input, peaks, stain_swap
 
 CONTEXT = 192  # the prior is computed on a little more than the crop: a third of it is 64, a multiple of 16
@@ -396,10 +397,10 @@ def validate(network: SGCLDFF, saliency: SaliencyNetwork, fields: list[Field], b
             known = truth != UNKNOWN
             is_cell = (truth > 0) & known
             found = central_component(s[0] < 0.5) & known
-            right[f"{lab}_iou"].append(float((found & is_cell).sum() / max(1, (found | is_cell).sum())))
+            right[f"{lab}_iou"].append(mask_overlap(found, is_cell))
             if (truth == NUCLEUS).any():
                 found, nucleus = (s[2] > s[1]) & (s[0] < 0.5), truth == NUCLEUS
-                right[f"{lab}_nucleus_iou"].append(float((found & nucleus).sum() / max(1, (found | nucleus).sum())))
+                right[f"{lab}_nucleus_iou"].append(mask_overlap(found, nucleus))
     return {name: float(np.mean(values)) for name, values in sorted(right.items())}
 
 
@@ -480,9 +481,7 @@ def false_peaks(saliency: SaliencyNetwork, fields: list[Field], per_field: int =
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with pbc, bcisc, bccd …")
-    parser.add_argument("--own", type=Path, nargs="*", default=[], help="folders of other laboratories (data.read_laboratory)")
-    parser.add_argument("--microns-per-pixel", type=float, help="of the pictures in --own whose table does not say")
+    add_sources(parser)
     parser.add_argument("--runs", type=Path, required=True, help="where runs and the data cache are kept")
     parser.add_argument("--saliency", type=Path, required=True, help="checkpoint or ONNX file of the saliency network")
     parser.add_argument("--name", default="sg-cldff")
@@ -504,9 +503,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)
-    fields = load_fields(args.data, args.runs / "cache") if args.data else []
-    for folder in args.own:
-        fields += read_laboratory(folder, args.microns_per_pixel)
+    fields = load_sources(args)
     args.bfloat16 = has_bfloat16()
     out = left_out(fields, args.leave_out, args.folds, args.fold)
     hidden = {id(item) for item in out}
@@ -519,9 +516,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(sampler.false_peaks)} false peaks, {len(sampler.platelets)} platelets", flush=True)
     network = SGCLDFF(True, not args.without_prior, not args.without_attention, not args.without_fusion)
     if args.initial:
-        print(
-            "not in the initial weights:", start_from(network, args.initial, "network." if args.initial.suffix == ".onnx" else "")
-        )
+        print("not in the initial weights:", start_from(network, args.initial, "network."))
     network = network.to(memory_format=torch.channels_last)
     average = Average(network, 0.998)
     if args.bfloat16:
