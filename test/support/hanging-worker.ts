@@ -2,12 +2,9 @@
 
 import { pino } from 'pino';
 import { openQueues } from '../../src/jobs/queues.js';
-import { startWorker } from '../../src/jobs/worker.js';
-import { createMetrics } from '../../src/observability/metrics.js';
 import { openDatabase } from '../../src/storage/database.js';
 import { TEST_MODEL } from './findings.js';
-import { KEEP_ALL } from './retention.js';
-import { SEALER, WEBHOOK_CONFIG } from './webhooks.js';
+import { startTestWorker } from './worker.js';
 
 const [databaseUrl = '', redisUrl, prefix] = process.argv.slice(2);
 const log = pino({ level: 'silent' });
@@ -18,14 +15,8 @@ const queues = await openQueues({
   ...(redisUrl === undefined || redisUrl === '' ? {} : { redisUrl }),
   ...(prefix === undefined ? {} : { prefix }),
 });
-startWorker({
-  config: {
-    ...WEBHOOK_CONFIG,
-    ...KEEP_ALL,
-    workerConcurrency: 2,
-    publicUrl: undefined,
-    maxAnalysisAgeMinutes: 60,
-  },
+startTestWorker({
+  config: { workerConcurrency: 2 },
   db,
   queues,
   vision: {
@@ -35,8 +26,4 @@ startWorker({
       return new Promise(() => undefined);
     },
   },
-  metrics: createMetrics({ version: 'test' }),
-  log,
-  webhookSecret: 'whsec_unused',
-  sealer: SEALER,
 });

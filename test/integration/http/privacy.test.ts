@@ -4,13 +4,13 @@
  */
 import { Redis } from 'ioredis';
 import { expect, it } from 'vitest';
-import { type JobWorker, startWorker } from '../../../src/jobs/worker.js';
+import type { JobWorker } from '../../../src/jobs/worker.js';
 import { createMetrics } from '../../../src/observability/metrics.js';
 import { createApiKey, SCOPES } from '../../../src/storage/api-keys.js';
 import { QUEUE_BACKEND } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
-import { KEEP_ALL } from '../../support/retention.js';
-import { SEALER, WEBHOOK_CONFIG } from '../../support/webhooks.js';
+import { WEBHOOK_CONFIG } from '../../support/webhooks.js';
+import { startTestWorker } from '../../support/worker.js';
 import { blob, type FormEntry, type Harness, picture, post, startHarness } from './harness.js';
 
 const IDENTIFYING = {
@@ -55,14 +55,8 @@ it('holds after a full run, failures and hostile requests included', async () =>
   const lines: string[] = [];
   const log = (await import('pino')).pino({ level: 'trace' }, { write: (line: string) => void lines.push(line) });
   let broken = true;
-  const worker: JobWorker = startWorker({
-    config: {
-      ...WEBHOOK_CONFIG,
-      ...KEEP_ALL,
-      workerConcurrency: 2,
-      publicUrl: undefined,
-      maxAnalysisAgeMinutes: 60,
-    },
+  const worker: JobWorker = startTestWorker({
+    config: { workerConcurrency: 2 },
     db: harness.database,
     queues: harness.queues,
     vision: {
@@ -76,7 +70,6 @@ it('holds after a full run, failures and hostile requests included', async () =>
     metrics,
     log,
     webhookSecret: SECRET_WORD,
-    sealer: SEALER,
     retryScheduleMs: [20],
   });
   const made = { laboratory: 'default', name: 'NAME-quokka-9', scopes: SCOPES, createdBy: null };

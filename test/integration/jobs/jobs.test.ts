@@ -7,7 +7,7 @@ import { Webhook } from 'standardwebhooks';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
 import { type SweepDeps, sweep } from '../../../src/jobs/sweep.js';
-import { type JobWorker, startWorker, type WorkerDeps } from '../../../src/jobs/worker.js';
+import type { JobWorker, WorkerDeps } from '../../../src/jobs/worker.js';
 import { createMetrics, type Metrics } from '../../../src/observability/metrics.js';
 import {
   createAnalysis,
@@ -30,17 +30,11 @@ import {
 } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
 import { KEEP_ALL } from '../../support/retention.js';
-import { type Received, type Receiver, SEALER, startReceiver, WEBHOOK_CONFIG } from '../../support/webhooks.js';
+import { type Received, type Receiver, startReceiver } from '../../support/webhooks.js';
+import { startTestWorker, WORKER_CONFIG } from '../../support/worker.js';
 
 const SECRET = `whsec_${randomBytes(32).toString('base64')}`;
 const WAIT_MS = 60_000;
-const WORKER_CONFIG: WorkerDeps['config'] = {
-  ...WEBHOOK_CONFIG,
-  ...KEEP_ALL,
-  workerConcurrency: 4,
-  publicUrl: undefined,
-  maxAnalysisAgeMinutes: 60,
-};
 
 let test: TestDatabase;
 let place: QueuePlace;
@@ -68,15 +62,13 @@ const oneNeutrophil: Analyze = async () => imageAnalysis([cellFinding('neutrophi
 const textOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
 
 function work(analyze: Analyze, more: Partial<WorkerDeps> = {}): JobWorker {
-  const worker = startWorker({
-    config: { ...WORKER_CONFIG, publicUrl: 'https://lab.test' },
+  const worker = startTestWorker({
+    config: { publicUrl: 'https://lab.test' },
     db: test.database,
     queues,
     vision: { analyze, model: TEST_MODEL },
     metrics,
-    log: SILENT,
     webhookSecret: SECRET,
-    sealer: SEALER,
     retryScheduleMs: [50, 100],
     ...more,
   });

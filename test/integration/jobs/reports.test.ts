@@ -14,7 +14,7 @@ import type { MllpDestination } from '../../../src/jobs/mllp.js';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
 import { fhirSender, hl7Sender } from '../../../src/jobs/report-senders.js';
 import { sweep } from '../../../src/jobs/sweep.js';
-import { type JobWorker, startWorker, type WorkerDeps } from '../../../src/jobs/worker.js';
+import type { JobWorker, WorkerDeps } from '../../../src/jobs/worker.js';
 import { createMetrics, type Metrics } from '../../../src/observability/metrics.js';
 import { outgoingReports } from '../../../src/reporting/outgoing.js';
 import { DEFAULT_PROFILE } from '../../../src/reporting/site-profile.js';
@@ -31,7 +31,7 @@ import {
 import { fhirFaults } from '../../support/fhir-validation.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
 import { KEEP_ALL } from '../../support/retention.js';
-import { SEALER, WEBHOOK_CONFIG } from '../../support/webhooks.js';
+import { startTestWorker } from '../../support/worker.js';
 
 const WAIT_MS = 60_000;
 const ACK_TIMEOUT_MS = 400;
@@ -67,21 +67,13 @@ afterEach(async () => {
 
 function work(senders: WorkerDeps['senders'], more: Partial<WorkerDeps> = {}): void {
   workers.push(
-    startWorker({
-      config: {
-        ...WEBHOOK_CONFIG,
-        ...KEEP_ALL,
-        workerConcurrency: 2,
-        publicUrl: undefined,
-        maxAnalysisAgeMinutes: 60,
-      },
+    startTestWorker({
+      config: { workerConcurrency: 2 },
       db: test.database,
       queues,
       vision: { analyze: async () => imageAnalysis([cellFinding('neutrophil')]), model: TEST_MODEL },
       metrics,
       log,
-      sealer: SEALER,
-      webhookSecret: `whsec_${Buffer.alloc(32, 7).toString('base64')}`,
       outgoing: OUTGOING,
       senders: senders ?? [],
       reportWaits: { stepsMs: [50, 100, 150], pauseMs: [50] },

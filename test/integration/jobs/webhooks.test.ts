@@ -7,8 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { CellType } from '../../../src/hematology/cell-types.js';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
 import { signedEvent } from '../../../src/jobs/stored-events.js';
-import { type JobWorker, startWorker, type WorkerDeps } from '../../../src/jobs/worker.js';
-import { createMetrics } from '../../../src/observability/metrics.js';
+import type { JobWorker, WorkerDeps } from '../../../src/jobs/worker.js';
 import { pingEvent, WEBHOOK_EVENT_TYPES } from '../../../src/reporting/webhook-event.js';
 import { createAnalysis, type NewAnalysis, waitForCompletion } from '../../../src/storage/analyses.js';
 import { ATTEMPTS_PER_DESTINATION } from '../../../src/storage/deliveries.js';
@@ -25,12 +24,12 @@ import {
   updateEndpoint,
   type WebhookEndpoint,
 } from '../../../src/storage/webhook-endpoints.js';
-import { openTestDatabase, openTestQueues, QUEUE_BACKEND, SILENT, type TestDatabase } from '../../support/database.js';
+import { openTestDatabase, openTestQueues, QUEUE_BACKEND, type TestDatabase } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
 import { atPort, REFUSED_NAMES, REFUSED_URLS } from '../../support/hostile-addresses.js';
 import { startNameServer } from '../../support/name-server.js';
-import { KEEP_ALL } from '../../support/retention.js';
-import { type Received, type Receiver, SEALER, startReceiver, WEBHOOK_CONFIG } from '../../support/webhooks.js';
+import { type Received, type Receiver, SEALER, startReceiver } from '../../support/webhooks.js';
+import { startTestWorker } from '../../support/worker.js';
 
 const SECRET = newWebhookSecret();
 const LAB = 'default';
@@ -53,23 +52,13 @@ afterEach(async () => {
 });
 
 function work(more: Partial<WorkerDeps> = {}, config: Partial<WorkerDeps['config']> = {}): JobWorker {
-  const worker = startWorker({
-    config: {
-      ...WEBHOOK_CONFIG,
-      ...KEEP_ALL,
-      workerConcurrency: 4,
-      publicUrl: 'https://lab.test',
-      maxAnalysisAgeMinutes: 60,
-      ...config,
-    },
+  const worker = startTestWorker({
+    config: { publicUrl: 'https://lab.test', ...config },
     db: test.database,
     queues,
     // A blast makes review necessary.
     vision: { analyze: async () => imageAnalysis([cellFinding('blast')]), model: TEST_MODEL },
-    metrics: createMetrics({ version: 'test' }),
-    log: SILENT,
     webhookSecret: SECRET,
-    sealer: SEALER,
     retryScheduleMs: [50, 100],
     ...more,
   });
