@@ -14,6 +14,7 @@ import type {
 } from './documents.js';
 import type { Prisma } from './generated/client.js';
 import { isUuid, uuidv7 } from './ids.js';
+import { olderThan, type Page, pageOf } from './paging.js';
 
 export const DEFAULT_TARGET_CELLS = 100;
 /** A waiter looks at the row this often, in case a notice was lost with its connection. */
@@ -56,10 +57,6 @@ export interface RequestOrigin {
   /** W3C Trace Context. */
   readonly traceparent: string;
   readonly tracestate: string | null;
-}
-
-export class InvalidCursorError extends Error {
-  override readonly name = 'InvalidCursorError';
 }
 
 export interface CreatedAnalysis {
@@ -249,39 +246,32 @@ export async function listAnalyses(
   db: Database,
   laboratory: string,
   options: ListOptions,
-): Promise<{ items: AnalysisSummary[]; nextCursor: string | null }> {
-  if (options.cursor !== undefined && !isUuid(options.cursor))
-    throw new InvalidCursorError('not a cursor of this list');
+): Promise<Page<AnalysisSummary>> {
   const rows = await db.prisma.analysis.findMany({
     where: {
       laboratory,
       ...(options.accessionNumber === undefined ? {} : { accessionNumber: options.accessionNumber }),
       ...(options.status === undefined ? {} : { status: options.status }),
-      ...(options.cursor === undefined ? {} : { id: { lt: options.cursor } }),
+      ...olderThan(options.cursor),
     },
-    // Ids carry the time, so their order is the order of arrival.
     orderBy: { id: 'desc' },
     take: options.limit + 1,
     omit: { result: true, metadata: true },
     include: { _count: { select: { images: true } } },
   });
-  const page = rows.slice(0, options.limit);
-  return {
-    items: page.map((row) => ({
-      id: row.id,
-      status: row.status,
-      accessionNumber: row.accessionNumber,
-      specimenId: row.specimenId,
-      orderId: row.orderId,
-      priority: row.priority,
-      createdAt: row.createdAt.toISOString(),
-      completedAt: iso(row.completedAt),
-      imageCount: row._count.images,
-      totalWbc: row.totalWbc,
-      reviewRequired: row.reviewRequired,
-    })),
-    nextCursor: rows.length > options.limit ? (page.at(-1)?.id ?? null) : null,
-  };
+  return pageOf(rows, options.limit, (row) => ({
+    id: row.id,
+    status: row.status,
+    accessionNumber: row.accessionNumber,
+    specimenId: row.specimenId,
+    orderId: row.orderId,
+    priority: row.priority,
+    createdAt: row.createdAt.toISOString(),
+    completedAt: iso(row.completedAt),
+    imageCount: row._count.images,
+    totalWbc: row.totalWbc,
+    reviewRequired: row.reviewRequired,
+  }));
 }
 
 /** Removes the analysis with its images, results and deliveries. False: the laboratory has none such. */

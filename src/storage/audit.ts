@@ -1,7 +1,8 @@
 /** The audit trail: append-only rows (a trigger refuses every change but the purge by age). */
 import type pg from 'pg';
 import { type Database, inTransaction } from './database.js';
-import { isUuid, uuidv7 } from './ids.js';
+import { uuidv7 } from './ids.js';
+import { olderThan, type Page, pageOf } from './paging.js';
 
 export type AuditActorKind = 'key' | 'token' | 'open' | 'command' | 'system' | 'none';
 export type AuditOutcome = 'success' | 'refused' | 'failed';
@@ -97,12 +98,8 @@ export interface AuditQuery {
   readonly limit: number;
 }
 
-/** Newest first. Null: the cursor is none that a page gave out. */
-export async function listAudit(
-  db: Database,
-  query: AuditQuery,
-): Promise<{ items: AuditEntry[]; nextCursor: string | null } | null> {
-  if (query.cursor !== undefined && !isUuid(query.cursor)) return null;
+/** Newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
+export async function listAudit(db: Database, query: AuditQuery): Promise<Page<AuditEntry>> {
   const rows = await db.prisma.auditEntry.findMany({
     where: {
       OR: [{ laboratory: query.laboratory }, ...(query.withUnrecognised ? [{ laboratory: null }] : [])],
@@ -112,21 +109,17 @@ export async function listAudit(
         ...(query.from === undefined ? {} : { gte: query.from }),
         ...(query.to === undefined ? {} : { lt: query.to }),
       },
-      ...(query.cursor === undefined ? {} : { id: { lt: query.cursor } }),
+      ...olderThan(query.cursor),
     },
     orderBy: { id: 'desc' },
     take: query.limit + 1,
   });
-  const page = rows.slice(0, query.limit);
-  return {
-    items: page.map((row) => ({
-      ...row,
-      at: row.at.toISOString(),
-      actorKind: row.actorKind as AuditActorKind,
-      outcome: row.outcome as AuditOutcome,
-    })),
-    nextCursor: rows.length > query.limit ? (page.at(-1)?.id ?? null) : null,
-  };
+  return pageOf(rows, query.limit, (row) => ({
+    ...row,
+    at: row.at.toISOString(),
+    actorKind: row.actorKind as AuditActorKind,
+    outcome: row.outcome as AuditOutcome,
+  }));
 }
 
 /** The purge by age, the only way in which entries leave; returns how many. */

@@ -1,11 +1,11 @@
 /** The cells of an analysis. */
 import type { CellType } from '../hematology/cell-types.js';
 import type { CellFlag, Graded, Morphology } from '../vision/types.js';
-import { InvalidCursorError } from './analyses.js';
 import type { Database } from './database.js';
 import type { CellDocument } from './documents.js';
 import type { Prisma } from './generated/client.js';
 import { formatCellId, isUuid, parseCellId } from './ids.js';
+import { InvalidCursorError, type Page, pageOf } from './paging.js';
 
 export interface CellsOptions {
   /** `nextCursor` of the page before. */
@@ -15,9 +15,7 @@ export interface CellsOptions {
   readonly class?: CellType | undefined;
 }
 
-export interface CellsPage {
-  readonly items: CellDocument[];
-  readonly nextCursor: string | null;
+export interface CellsPage extends Page<CellDocument> {
   /** Cells that the filters leave, over all pages. */
   readonly total: number;
 }
@@ -34,7 +32,7 @@ export async function getCells(
 ): Promise<CellsPage | null> {
   if (!isUuid(id)) return null;
   const after = options.cursor === undefined ? null : parseCellId(options.cursor);
-  if (options.cursor !== undefined && after === null) throw new InvalidCursorError('not a cursor of this list');
+  if (options.cursor !== undefined && after === null) throw new InvalidCursorError();
   const filter = {
     analysisId: id,
     ...(options.image === undefined ? {} : { imageIndex: options.image }),
@@ -62,8 +60,7 @@ export async function getCells(
     }),
   ]);
   if (analyses === 0) return null;
-  const items = rows.slice(0, options.limit).map(toCellDocument);
-  return { items, nextCursor: rows.length > options.limit ? (items.at(-1)?.id ?? null) : null, total };
+  return { ...pageOf(rows, options.limit, toCellDocument), total };
 }
 
 /** One cell; null: the laboratory has no such cell. */

@@ -3,6 +3,7 @@ import { type Database, inTransaction } from './database.js';
 import { type DeliveryStatus, PING_EVENT } from './deliveries.js';
 import type { Delivery as Row } from './generated/client.js';
 import { isUuid } from './ids.js';
+import { olderThan, type Page, pageOf } from './paging.js';
 
 /** As many as one replay of an endpoint makes; the next one takes the next. */
 export const REPLAY_LIMIT = 1_000;
@@ -36,7 +37,7 @@ export interface AttemptRecord {
 }
 
 export interface DeliveryRecord extends DeliverySummary {
-  /** The newest first. */
+  /** The newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
   readonly attemptLog: readonly AttemptRecord[];
 }
 
@@ -58,20 +59,19 @@ export async function listDeliveries(
   db: Database,
   laboratory: string,
   { endpointId, analysisId, status, limit, cursor }: DeliveryFilter,
-): Promise<{ items: DeliverySummary[]; nextCursor: string | null }> {
+): Promise<Page<DeliverySummary>> {
   const rows = await db.prisma.delivery.findMany({
     where: {
       laboratory,
       ...(endpointId === undefined ? {} : { endpointId }),
       ...(analysisId === undefined ? {} : { analysisId }),
       ...(status === undefined ? {} : { status }),
-      ...(cursor === undefined ? {} : { id: { lt: cursor } }),
+      ...olderThan(cursor),
     },
     orderBy: { id: 'desc' },
     take: limit + 1,
   });
-  const page = rows.slice(0, limit);
-  return { items: page.map(toSummary), nextCursor: rows.length > limit ? (page.at(-1)?.id ?? null) : null };
+  return pageOf(rows, limit, toSummary);
 }
 
 /** Null: the laboratory has no such delivery. */

@@ -1,7 +1,8 @@
 /** `/analyses` and `/analyses/{id}`. */
-import { deleteAnalysis, getAnalysisDocument, InvalidCursorError, listAnalyses } from '../../storage/analyses.js';
+import { deleteAnalysis, getAnalysisDocument, listAnalyses } from '../../storage/analyses.js';
 import type { HttpDeps } from '../deps.js';
 import { nextPageLink, withAnalysisLinks, withSummaryLinks } from '../links.js';
+import { withCursor } from '../paging.js';
 import { ProblemError } from '../problems.js';
 import { AnalysesQuery, AnalysisParams, IfNoneMatchHeader, NoQuery, PreferHeader } from '../schemas/parameters.js';
 import { emptyAnswer, HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
@@ -103,17 +104,4 @@ export function registerAnalyses(app: App, { config, database, queues }: HttpDep
       return reply.code(204).send();
     },
   );
-}
-
-/** A page, or the problem of a cursor that no page gave out. */
-export async function withCursor<T>(page: () => Promise<T>): Promise<T> {
-  try {
-    return await page();
-  } catch (error) {
-    if (!(error instanceof InvalidCursorError)) throw error;
-    throw new ProblemError('invalid-parameters', {
-      errors: [{ field: 'cursor', detail: 'Use `nextCursor` of the page before, with the same filters.' }],
-      cause: error,
-    });
-  }
 }

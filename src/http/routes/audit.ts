@@ -6,7 +6,7 @@ import { DEFAULT_LABORATORY } from '../../storage/laboratory.js';
 import type { Principal } from '../access/principal.js';
 import type { HttpDeps } from '../deps.js';
 import { nextPageLink } from '../links.js';
-import { ProblemError } from '../problems.js';
+import { withCursor } from '../paging.js';
 import { AuditQuerySchema } from '../schemas/audit.js';
 import { jsonAnswer, mediaAnswer, problems } from '../schemas/responses.js';
 import type { App } from '../types.js';
@@ -62,17 +62,15 @@ export function registerAudit(app: App, { database }: HttpDeps): void {
 
   async function page({ laboratory }: Principal, query: Static<typeof AuditQuerySchema>) {
     const { from, to, limit = 100, ...filters } = query;
-    const found = await listAudit(database, {
-      ...filters,
-      laboratory,
-      withUnrecognised: laboratory === DEFAULT_LABORATORY,
-      from: from === undefined ? undefined : new Date(from),
-      to: to === undefined ? undefined : new Date(to),
-      limit,
-    });
-    if (found !== null) return found;
-    throw new ProblemError('invalid-parameters', {
-      errors: [{ field: 'cursor', detail: 'Use `nextCursor` of the page before, with the same filters.' }],
-    });
+    return withCursor(() =>
+      listAudit(database, {
+        ...filters,
+        laboratory,
+        withUnrecognised: laboratory === DEFAULT_LABORATORY,
+        from: from === undefined ? undefined : new Date(from),
+        to: to === undefined ? undefined : new Date(to),
+        limit,
+      }),
+    );
   }
 }

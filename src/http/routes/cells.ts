@@ -6,11 +6,11 @@ import { renderCam } from '../../vision/render.js';
 import type { Principal } from '../access/principal.js';
 import type { HttpDeps } from '../deps.js';
 import { nextPageLink, withCellLinks } from '../links.js';
+import { withCursor } from '../paging.js';
 import { ProblemError } from '../problems.js';
 import { AnalysisParams, CellParams, CellsQuery, IfNoneMatchHeader, NoQuery } from '../schemas/parameters.js';
 import { binaryAnswer, emptyAnswer, jsonAnswer, problems } from '../schemas/responses.js';
 import type { App } from '../types.js';
-import { withCursor } from './analyses.js';
 import { requireFinished } from './images.js';
 
 export function registerCells(app: App, { database }: HttpDeps): void {

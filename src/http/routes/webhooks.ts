@@ -27,6 +27,7 @@ import {
 import type { HttpDeps } from '../deps.js';
 import { registerJsonScope } from '../json-scope.js';
 import { nextPageLink } from '../links.js';
+import { withCursor } from '../paging.js';
 import { loggable } from '../plugins/errors.js';
 import { ProblemError } from '../problems.js';
 import { AnalysisParams, NoQuery } from '../schemas/parameters.js';
@@ -396,7 +397,9 @@ export function registerWebhooks(app: App, deps: HttpDeps): void {
     path: string,
     query: Parameters<typeof nextPageLink>[1],
   ) {
-    const { items, nextCursor } = await listDeliveries(database, request.principal.laboratory, filter);
+    const { items, nextCursor } = await withCursor(() =>
+      listDeliveries(database, request.principal.laboratory, filter),
+    );
     const links = { next: nextPageLink(path, query, nextCursor) };
     return { items: items.map((item) => withDeliveryLinks<DeliverySummary>(item)), nextCursor, links };
   }

@@ -8,7 +8,6 @@ import {
   createAnalysis,
   deleteAnalysis,
   getAnalysisDocument,
-  InvalidCursorError,
   listAnalyses,
   type NewAnalysis,
   waitForCompletion,
@@ -23,6 +22,7 @@ import {
   overdueDeliveries,
 } from '../../../src/storage/deliveries.js';
 import { getImageCells, getImageFile, getImageSaliency } from '../../../src/storage/images.js';
+import { InvalidCursorError } from '../../../src/storage/paging.js';
 import {
   type FinishOptions,
   failAnalysis,
