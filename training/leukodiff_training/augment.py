@@ -168,8 +168,16 @@ def window(
         # warpAffine samples single pixels; the service averages when it shrinks.
         source = cv2.GaussianBlur(image, (0, 0), 0.35 / scale)
     view = cv2.warpAffine(source, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    others = [
-        cv2.warpAffine(label, matrix, (size, size), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)
-        for label in labels or []
-    ]
+    others = [sample_labels(label, matrix, size, outside) for label in labels or []]
     return view, others, matrix
+
+
+def sample_labels(label: np.ndarray, matrix: np.ndarray, size: int, outside: int, stride: int = 1) -> np.ndarray:
+    """The label map in a window of `size` pixels (`matrix` as `window` returns it), one sample at the middle of every `stride`
+    pixels along each axis: `size / stride` squared."""
+    # Sample i stands at window coordinate (stride · i + (stride − 1) / 2), pixel centres being whole numbers.
+    coarse = matrix.copy()
+    coarse[:, 2] -= (stride - 1) / 2
+    coarse /= stride
+    shape = (size // stride, size // stride)
+    return cv2.warpAffine(label, coarse, shape, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)

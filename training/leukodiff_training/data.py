@@ -30,7 +30,7 @@ from .constants import (
     WBC_PART_UNKNOWN,
 )
 
-CACHE_VERSION = 8
+CACHE_VERSION = 9
 
 # Red cell diameter in stored pixels where a laboratory has one scale, measured on isolated round red cells.
 # zheng1 shows too few whole red cells: there it follows from its neutrophils (76 px; 2.05 red cells in PBC and BCISC).
@@ -39,6 +39,10 @@ BCISC_RBC_PX = {"1": 56.6, "2": 54.2, "3": 56.4, "4": 60.8, "5": 57.5, "6": 48.5
 # Drawn boxes stand a little off the cell: box side to red cell diameter.
 BCCD_BOX_TO_DIAMETER = 0.95
 RAABIN_BOX_TO_DIAMETER = 0.92
+
+
+# The plain INTER_NEAREST moves a mask by half a pixel to the right and down.
+MASK_RESIZE = cv2.INTER_NEAREST_EXACT
 
 
 @dataclass
@@ -87,7 +91,7 @@ def _read(path: Path) -> np.ndarray:
 def _resize(image: np.ndarray, factor: float, nearest: bool = False) -> np.ndarray:
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     if nearest:
-        return cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
+        return cv2.resize(image, size, interpolation=MASK_RESIZE)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
 
 
@@ -261,7 +265,7 @@ def _masked(root: Path, lab: str, row: dict[str, str], rbc_px: float, has_nucleu
     small = _resize(image, factor)
     if row.get("mask"):
         mask = cv2.imread(str(root / lab / row["mask"]), cv2.IMREAD_GRAYSCALE)
-        mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST)
+        mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=MASK_RESIZE)
         parts = _parts(mask, has_nucleus)
         instances, found = _instances_from_mask(parts)
         cells = [Cell(x, y, instance=number) for number, x, y in found]
@@ -321,7 +325,7 @@ def _allidb(root: Path) -> list[Field]:
         parts, instances, cells = np.zeros(small.shape[:2], np.uint8), np.zeros(small.shape[:2], np.uint8), []
         if row["wbc_mask"]:
             mask = cv2.imread(str(base / row["wbc_mask"]), cv2.IMREAD_GRAYSCALE)
-            mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST)
+            mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=MASK_RESIZE)
             # Touching cells share a component here: good for saliency, not for one cell's outline.
             parts = _parts(mask, has_nucleus=False)
         for x, y in centroids[row["file"]]:
@@ -481,7 +485,7 @@ def read_laboratory(folder: Path, microns_per_pixel: float | None = None) -> lis
                 mask = cv2.imread(str(folder / row["mask"]), cv2.IMREAD_GRAYSCALE)
                 if mask is None or mask.shape != image.shape[:2]:
                     raise ValueError(f"{folder / 'labels.csv'}, line {line}: mask {row['mask']} is missing or of another size")
-                mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_NEAREST)
+                mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=MASK_RESIZE)
                 has_nucleus = bool(((mask > 64) & (mask < 192)).any())
                 drawn = _parts(mask, has_nucleus)
                 white = drawn != BACKGROUND

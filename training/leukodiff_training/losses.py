@@ -10,6 +10,8 @@ from .constants import ATTRIBUTES, CLASS_INDEX, UNKNOWN, WBC_PART_UNKNOWN
 
 # Nuclei are small and their outline is what a reader looks at first; background is most of a crop.
 PART_WEIGHTS = (0.6, 1.2, 1.4)
+# Stages are what a laboratory reports, and the hardest to tell apart.
+ATTRIBUTE_WEIGHTS = {"subtype": 6.0}
 
 
 def classification(logits: Tensor, label: Tensor, weight: Tensor, class_weights: Tensor, not_blast: Tensor) -> Tensor:
@@ -70,14 +72,16 @@ def saliency_alignment(cam: Tensor, region: Tensor, known: Tensor) -> Tensor:
 
 
 def attributes(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean cross entropy over the morphology attributes that are known. `logits` N×35, `label` N×12 (−1: not known)."""
-    loss, first = logits.sum() * 0, 0
-    for column, values in enumerate(ATTRIBUTES.values()):
+    """Weighted mean cross entropy over the morphology attributes that are known. `logits` N×35, `label` N×12 (−1: not known)."""
+    loss, first, weights = logits.sum() * 0, 0, 0.0
+    for column, (name, values) in enumerate(ATTRIBUTES.items()):
+        weight = ATTRIBUTE_WEIGHTS.get(name, 1.0)
         target = label[:, column]
         if (target >= 0).any():
-            loss = loss + F.cross_entropy(logits[:, first : first + len(values)], target, ignore_index=-1)
+            loss = loss + weight * F.cross_entropy(logits[:, first : first + len(values)], target, ignore_index=-1)
         first += len(values)
-    return loss / len(ATTRIBUTES)
+        weights += weight
+    return loss / weights
 
 
 def known(logits: Tensor, outlier: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import losses
-from .augment import StainSwap, camera, clear_density, from_density, optical_density, photometric, window
+from .augment import StainSwap, camera, clear_density, from_density, optical_density, photometric, sample_labels, window
 from .constants import (
     ATTRIBUTES,
     BACKGROUND,
@@ -153,24 +153,26 @@ def example(
     # Work on the neighbourhood only: fields are large.
     near = Field(item.lab, "", "", item.image[y0:y1, x0:x1], [], item.parts[y0:y1, x0:x1], item.instances[y0:y1, x0:x1])
     parts = cell_parts(near, cell)
-    view, (parts,), matrix = window(near.image, (x - x0, y - y0), CONTEXT, scale, angle, mirror, [parts], UNKNOWN)
+    view, (wide,), matrix = window(near.image, (x - x0, y - y0), CONTEXT, scale, angle, mirror, [parts], UNKNOWN)
+    margin = MARGIN // MASK_STRIDE
+    target = sample_labels(parts, matrix, CONTEXT, UNKNOWN, MASK_STRIDE)[margin:-margin, margin:-margin].copy()
     if rng is not None:
-        white = np.isin(parts, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))
+        white = np.isin(wide, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))
         if cell is not None and cell.instance and white.any() and rng.random() < OTHER_GROUND_SHARE:
             view = on_other_ground(view, white, ground(rng) if ground and rng.random() < 0.6 else None)
-            parts[~white] = BACKGROUND
+            target[~np.isin(target, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))] = BACKGROUND
         if draw.outlier:
             view = spoilt(view, rng) if rng.random() < 0.4 else drawn(CONTEXT, rng, LEARNT)
-            parts[:] = UNKNOWN
+            target[:] = UNKNOWN
             view = camera(view.astype(np.float32), rng)
         else:
             view = photometric(view, rng, swap=swap, lab=item.lab)
-    parts = parts[MARGIN:-MARGIN, MARGIN:-MARGIN]
     side = CROP_SIZE // MASK_STRIDE
     rows, columns, has_box = np.zeros(side, np.float32), np.zeros(side, np.float32), 0.0
     if cell is not None and cell.box and not cell.instance and not draw.outlier:
         ax, ay, bx, by = (v - o for v, o in zip(cell.box, (x0, y0, x0, y0), strict=True))
-        corners = matrix @ np.array([[ax, bx, ax, bx], [ay, ay, by, by], [1, 1, 1, 1]])
+        # The matrix maps pixel centres; a box's edges lie between pixels.
+        corners = matrix @ np.array([[ax - 0.5, bx - 0.5] * 2, [ay - 0.5, ay - 0.5, by - 0.5, by - 0.5], [1, 1, 1, 1]]) + 0.5
         corners = (corners - MARGIN) / MASK_STRIDE
         straight = min(angle % (np.pi / 2), np.pi / 2 - angle % (np.pi / 2)) < 0.1
         if straight:  # turned boxes are no boxes of the turned cell
@@ -183,7 +185,7 @@ def example(
     weight = (cell.weight if cell and not draw.outlier else 1.0) if draw.label else 0.0
     return {
         "context": view,
-        "parts": parts[MASK_STRIDE // 2 :: MASK_STRIDE, MASK_STRIDE // 2 :: MASK_STRIDE].copy(),
+        "parts": target,
         "mask_weight": np.float32(item.mask_weight),
         "rows": rows,
         "columns": columns,
@@ -327,7 +329,7 @@ def total_loss(
     aligned = losses.saliency_alignment(cam, region, is_cell)
     described = losses.attributes(out.attributes, batch["attributes"])
     known = losses.known(out.known, batch["outlier"])
-    total = classified + segmented + 0.5 * boxed + 0.5 * described + 0.2 * known
+    total = classified + segmented + 0.5 * boxed + 0.7 * described + 0.2 * known
     total = total + (0 if options.without_alignment else 0.2) * aligned
     values = {
         "class": classified,
@@ -479,6 +481,16 @@ def false_peaks(saliency: SaliencyNetwork, fields: list[Field], per_field: int =
     return result
 
 
+def schedule(step: int, steps: int) -> float:
+    """Share of the learning rate at a step: a rise over a tenth of the run, 100 steps at most, then half a cosine."""
+    return min(1.0, (step + 1) / min(100.0, steps / 10)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def average_decay(steps: int) -> float:
+    """Of the weights' moving average: it looks back over a tenth of a short run, over 500 steps of a long one."""
+    return 1 - 1 / min(500.0, max(10.0, steps / 10))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sources(parser)
@@ -518,7 +530,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.initial:
         print("not in the initial weights:", start_from(network, args.initial, "network."))
     network = network.to(memory_format=torch.channels_last)
-    average = Average(network, 0.998)
+    average = Average(network, average_decay(args.epochs * (args.draws // args.batch)))
     if args.bfloat16:
         keep_depthwise_in_float32(network)
     pretrained = [p for n, p in network.named_parameters() if n.startswith(("backbone.stem", "backbone.stages"))]
@@ -540,7 +552,7 @@ def main(arguments: list[str] | None = None) -> None:
         steps = args.draws // args.batch
         for step, batch in enumerate(prefetched(sampler.batches(args.draws, args.batch, rng))):
             at = epoch * steps + step
-            rate = args.learning_rate * min(1.0, (at + 1) / 100) * 0.5 * (1 + math.cos(math.pi * at / (args.epochs * steps)))
+            rate = args.learning_rate * schedule(at, args.epochs * steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["share"] + 1e-6
             total, parts = total_loss(network, saliency, batch, args, class_weights)

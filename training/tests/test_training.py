@@ -8,7 +8,7 @@ import torch
 
 from leukodiff_training import constants as c
 from leukodiff_training import losses
-from leukodiff_training.augment import StainSwap, photometric, window
+from leukodiff_training.augment import StainSwap, photometric, sample_labels, window
 from leukodiff_training.data import Cell, Field, apply_readings
 from leukodiff_training.outliers import HELD_OUT, LEARNT, drawn, spoilt
 from leukodiff_training.runs import Average, Run, prefetched
@@ -42,6 +42,22 @@ def test_window_keeps_the_centre_in_the_middle_under_turn_and_scale() -> None:
         ys, xs = np.nonzero(parts[40:120, 40:120] == c.NUCLEUS)
         assert xs.mean() == pytest.approx(39.5, abs=1.0)
         assert ys.mean() == pytest.approx(39.5, abs=1.0)
+
+
+def test_a_coarser_label_map_lies_where_the_picture_shows_it() -> None:
+    core = (painted_field().parts == c.NUCLEUS).astype(np.uint8)
+    rng = np.random.default_rng(3)
+    offsets = []
+    for _ in range(100):
+        centre, turn = 100 + rng.uniform(0, 40, 2) + (0, 30), rng.uniform(0, 6.3)
+        shown, _, matrix = window(core * 255, tuple(centre), 160, rng.uniform(0.8, 1.2), turn, bool(rng.integers(2)))
+        labels = np.kron(sample_labels(core, matrix, 160, 0, stride=2), np.ones((2, 2)))
+        place = np.arange(160)
+        offsets.append(
+            [(labels.sum(axis=a) @ place / labels.sum()) - (shown.sum(axis=a, dtype=float) @ place / shown.sum()) for a in (0, 1)]
+        )
+    # One sample off in a stride of two would be 0.5 here.
+    assert np.abs(np.mean(offsets, axis=0)).max() < 0.05
 
 
 def test_other_cells_are_background_for_the_central_cell() -> None:
