@@ -1,4 +1,5 @@
 /** Where are the cells? The saliency network over the whole field, and the peaks of its centre map. */
+import { flood } from './flood.js';
 import type { FieldOutput } from './infer-messages.js';
 import type { SaliencyManifest } from './manifest.js';
 import { type FieldMap, nextTurn, padTile, resizeRegion } from './raster.js';
@@ -22,6 +23,10 @@ export interface Located {
   readonly fieldMicronsPerPixel: number;
 }
 
+/** Saliency from which a region is surely that of a white cell. */
+const SALIENT_FROM = 0.6;
+/** Half of the smallest white cell: less is a platelet. */
+const SMALLEST_REGION_UM2 = 18;
 /** 80 Mpx of field are 240 MB; beyond that the field is looked at more coarsely instead of exhausting the memory. */
 const MAX_FIELD_PIXELS = 80_000_000;
 /** Fields up to this side are one run; larger ones are tiled, so that a run's memory stays bounded. */
@@ -67,16 +72,39 @@ export async function locateCells(
   }
   const map = { width: mapWidth, height: mapHeight, cellWidth, cellHeight };
   const radiusPx = spec.minDistanceUm / micronsPerPixel;
-  const candidates = findPeaks({ ...map, data: centres }, spec.centreThreshold, radiusPx).filter(
-    // A peak in the padding's last map cell may lie just outside.
-    ({ x, y }) => x < image.width && y < image.height,
-  );
+  // A peak in the padding's last map cell may lie just outside.
+  const inside = ({ x, y }: Candidate): boolean => x < image.width && y < image.height;
+  const peaks = findPeaks({ ...map, data: centres }, spec.centreThreshold / 2, radiusPx).filter(inside);
+  const regionCells = SMALLEST_REGION_UM2 / (cellWidth * cellHeight * micronsPerPixel ** 2);
+  const candidates = chooseCandidates(peaks, { ...map, data: saliency }, spec.centreThreshold, regionCells);
   return {
     candidates,
     saliency: { ...map, data: saliency },
     field,
     fieldMicronsPerPixel: (micronsPerPixel * image.width) / size.width,
   };
+}
+
+/**
+ * Peaks (best first) above the threshold, and lower ones that are the only one of a salient region as large as a cell: what the
+ * image's border cuts has its centre outside, so the centre map only murmurs there. `regionCells`: places of the map that a
+ * region must cover.
+ */
+export function chooseCandidates(
+  peaks: readonly Candidate[],
+  saliency: FieldMap,
+  threshold: number,
+  regionCells: number,
+): Candidate[] {
+  const { width, height, data, cellWidth, cellHeight } = saliency;
+  const place = ({ x, y }: Candidate): number =>
+    Math.min(height - 1, Math.floor(y / cellHeight)) * width + Math.min(width - 1, Math.floor(x / cellWidth));
+  const salient = (at: number): boolean => (data[at] ?? 0) >= SALIENT_FROM;
+  const seen = new Uint8Array(data.length);
+  return peaks.filter((peak) => {
+    const region = flood(width, height, [place(peak)], salient, true, seen);
+    return peak.score >= threshold || region.length >= regionCells;
+  });
 }
 
 interface Tile {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { FieldInput, FieldOutput } from '../../../src/vision/infer-messages.js';
-import { fieldSize, findPeaks, locateCells, tilesOf } from '../../../src/vision/locate.js';
+import { chooseCandidates, fieldSize, findPeaks, locateCells, tilesOf } from '../../../src/vision/locate.js';
 import { parseManifest } from '../../../src/vision/manifest.js';
 import type { FieldMap } from '../../../src/vision/raster.js';
 import type { RgbImage } from '../../../src/vision/types.js';
@@ -25,6 +25,29 @@ function mapOf(
   }
   return { width, height, data, cellWidth: cell, cellHeight: cell };
 }
+
+describe('chooseCandidates', () => {
+  const region = (x0: number, x1: number): FieldMap => {
+    const data = new Float32Array(40 * 20).map((_, i) => (i % 40 >= x0 && i % 40 < x1 && i < 200 ? 0.9 : 0));
+    return { width: 40, height: 20, data, cellWidth: 2, cellHeight: 2 };
+  };
+  const murmur = { x: 3, y: 5, score: 0.2 };
+
+  it('takes a low peak that a whole salient region stands behind', () => {
+    expect(chooseCandidates([murmur], region(0, 8), 0.3, 30)).toEqual([murmur]);
+  });
+
+  it('leaves it where the region is too small for a cell, or where nothing is salient', () => {
+    expect(chooseCandidates([murmur], region(0, 2), 0.3, 30)).toEqual([]);
+    expect(chooseCandidates([murmur], region(20, 30), 0.3, 30)).toEqual([]);
+  });
+
+  it('leaves it where a higher peak stands in the same region; every peak above the threshold stays', () => {
+    const high = { x: 9, y: 5, score: 0.8 };
+    const second = { x: 13, y: 5, score: 0.31 };
+    expect(chooseCandidates([high, second, murmur], region(0, 8), 0.3, 30)).toEqual([high, second]);
+  });
+});
 
 describe('findPeaks', () => {
   it('finds maxima below the resolution of the map, in pixels of the image', () => {
