@@ -422,6 +422,39 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def by_class(rows: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Sensitivity and positive predictive value of each class of a confusion matrix (truth → answer → count)."""
+    result: dict[str, Any] = {}
+    for name, row in rows.items():
+        answered = sum(other.get(name, 0) for other in rows.values())
+        result[name] = {"sensitivity": share(row.get(name, 0), sum(row.values()))}
+        if answered:
+            result[name]["positivePredictiveValue"] = share(row.get(name, 0), answered)
+    return result
+
+
+def class_table(results: dict[str, Any]) -> str:
+    def cell(entry: dict[str, Any] | None) -> str:
+        if entry is None:
+            return "never answered"
+        low, high = entry["ci95"].values()
+        return f"{entry['value']:.3f} ({low:.3f}–{high:.3f}), {entry['count']} of {entry['n']}"
+
+    lines = ["| laboratory | class | sensitivity | positive predictive value |", "|---|---|---|---|"]
+    for lab in ("pbc", "bcisc", "bccd"):
+        for name, entry in results.get(f"{lab}_classes", {}).items():
+            shares = [cell(entry.get(key)) for key in ("sensitivity", "positivePredictiveValue")]
+            lines.append(f"| {lab} | {name.replace('_', ' ')} | {shares[0]} | {shares[1]} |")
+    return "\n".join(lines)
+
+
+def between(text: str, name: str, content: str) -> str:
+    """`text` with `content` between its markers `<!-- name -->` and `<!-- /name -->`; as it is where it has none."""
+    before, opened, rest = text.partition(f"<!-- {name} -->")
+    _, closed, after = rest.partition(f"<!-- /{name} -->")
+    return f"{before}{opened}\n{content}\n{closed}{after}" if opened and closed else text
+
+
 def main() -> None:
     from . import figures, stress
 
@@ -445,6 +478,7 @@ def main() -> None:
     if set(MEASURES) <= set(args.only):
         results |= ledger.results()
         figures.draw(ledger.cells, results, args.out)
+    results |= {f"{lab}_classes": by_class(results[f"{lab}_confusion"]) for lab in MEASURES if f"{lab}_confusion" in results}
     report = {
         "model": service.model,
         "measured": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -460,9 +494,7 @@ def main() -> None:
     print(text)
     card = args.out / "MODEL_CARD.md"
     if card.exists():
-        before, _, rest = card.read_text().partition("<!-- evaluation -->")
-        _, _, after = rest.partition("<!-- /evaluation -->")
-        card.write_text(f"{before}<!-- evaluation -->\n{text}\n<!-- /evaluation -->{after}")
+        card.write_text(between(between(card.read_text(), "evaluation", text), "classes", class_table(results)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from leukodiff_training import constants as c
 from leukodiff_training import losses
 from leukodiff_training.augment import StainSwap, photometric, sample_labels, window
 from leukodiff_training.data import Cell, Field, apply_readings
+from leukodiff_training.evaluate import between, by_class, class_table
 from leukodiff_training.outliers import HELD_OUT, LEARNT, drawn, spoilt
 from leukodiff_training.runs import Average, Run, prefetched
 from leukodiff_training.statistics import area_under_curve, intersection_over_union, share
@@ -269,3 +270,17 @@ def test_folds_divide_no_group_and_leave_every_group_out_once() -> None:
 def test_area_under_the_curve() -> None:
     assert area_under_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])) == 0.75
     assert area_under_curve(np.array([1.0, 1.0]), np.array([True, False])) == 0.5
+
+
+def test_the_card_tells_of_each_class() -> None:
+    rows = by_class(
+        {"neutrophil": {"neutrophil": 3, "monocyte": 1}, "monocyte": {"monocyte": 2, "none": 2}, "basophil": {"none": 1}}
+    )
+    assert rows["neutrophil"]["sensitivity"]["count"] == 3
+    assert rows["neutrophil"]["positivePredictiveValue"]["value"] == 1.0
+    assert rows["monocyte"]["positivePredictiveValue"]["n"] == 3
+    text = class_table({"bcisc_classes": rows})
+    assert "| bcisc | monocyte | 0.500 (0.068–0.932), 2 of 4 | 0.667 (0.094–0.992), 2 of 3 |" in text
+    assert "| bcisc | basophil | 0.000 (0.000–0.975), 0 of 1 | never answered |" in text
+    assert between("a <!-- x -->old<!-- /x --> b", "x", "new") == "a <!-- x -->\nnew\n<!-- /x --> b"
+    assert between("no markers", "x", "new") == "no markers"
