@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import losses
-from .augment import StainSwap, camera, clear_density, from_density, optical_density, photometric, sample_labels, window
+from .augment import StainSwap, camera, photometric, sample_labels, window
+from .composites import beside, on_other_ground
 from .constants import (
     ATTRIBUTES,
     BACKGROUND,
@@ -55,6 +56,7 @@ OWN_SHARE = 0.4  # of each laboratory that is added, before the shares are made 
 NEGATIVE_SHARE = 0.07
 OUTLIER_SHARE = 0.03
 OTHER_GROUND_SHARE = 0.3  # of the cells that have an outline
+BESIDE_SHARE = 0.12  # of the cells that have an outline: with a second cell of the laboratory that touches it
 # Rare or confused classes count more (class-aware weighting on top of balanced draws).
 CLASS_WEIGHTS = {"immature_granulocyte": 1.2, "monocyte": 1.1, "platelet": 0.7, "artefact": 0.7}
 
@@ -96,23 +98,6 @@ def attribute_labels(cell: Cell | None) -> np.ndarray:
     return labels
 
 
-def on_other_ground(view: np.ndarray, white: np.ndarray, ground: np.ndarray | None) -> np.ndarray:
-    """The cell (`white`) on another clear slide's surroundings, or, without `ground`, alone on its own clear slide.
-
-    Mixed in density above the clear slide, so that both seem lit by one lamp. Whatever a laboratory's surroundings give away of
-    the class is gone; and the counterfactual of the consistency score, a cell on bare ground, is nothing new to the network.
-    """
-    density = optical_density(view)
-    clear = clear_density(density)
-    around = np.zeros_like(density)
-    if ground is not None:
-        around = optical_density(ground)
-        around = around - clear_density(around)
-    share = cv2.GaussianBlur(cv2.dilate(white.astype(np.float32), np.ones((3, 3), np.uint8)), (0, 0), 1.2)[..., None]
-    mixed = from_density(clear + share * (density - clear) + (1 - share) * around)
-    return np.clip(mixed, 0, 255).astype(np.uint8)
-
-
 def cell_parts(item: Field, cell: Cell | None) -> np.ndarray:
     """What each pixel is for the *central* cell: other cells are background, pixels without a label stay unknown."""
     parts = item.parts.copy()
@@ -133,10 +118,12 @@ def example(
     rng: np.random.Generator | None,
     swap: StainSwap | None = None,
     ground: Callable[[np.random.Generator], np.ndarray] | None = None,
+    neighbour: Callable[[str, np.random.Generator], tuple[np.ndarray, np.ndarray] | None] | None = None,
 ) -> dict[str, np.ndarray]:
     """A crop with context and its targets. With `rng` augmented, without it plain and centred.
 
-    `ground` draws a window of `CONTEXT` pixels that shows a smear without a white cell in it.
+    `ground` draws a window of `CONTEXT` pixels that shows a smear without a white cell in it, `neighbour` one of a laboratory's
+    cells in the middle of such a window, and where it is.
     """
     item, cell = draw.item, draw.cell
     x, y, scale, angle, mirror = draw.x, draw.y, 1.0, 0.0, False
@@ -161,6 +148,12 @@ def example(
         if cell is not None and cell.instance and white.any() and rng.random() < OTHER_GROUND_SHARE:
             view = on_other_ground(view, white, ground(rng) if ground and rng.random() < 0.6 else None)
             target[~np.isin(target, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))] = BACKGROUND
+        if neighbour and cell is not None and cell.instance and white.any() and rng.random() < BESIDE_SHARE:
+            second = neighbour(item.lab, rng)
+            if second:
+                view, there = beside(view, white, *second, rng)
+                there = sample_labels(there.astype(np.uint8), np.eye(2, 3), CONTEXT, 0, MASK_STRIDE)[margin:-margin, margin:-margin]
+                target[(there > 0) & ~np.isin(target, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))] = BACKGROUND
         if draw.outlier:
             view = spoilt(view, rng) if rng.random() < 0.4 else drawn(CONTEXT, rng, LEARNT)
             target[:] = UNKNOWN
@@ -284,9 +277,26 @@ class Sampler:
         near = place.item.image[y0 : int(place.y) + CONTEXT, x0 : int(place.x) + CONTEXT]
         return window(near, (place.x - x0, place.y - y0), CONTEXT, 1.0, turn, mirror)[0]
 
+    def neighbour(self, lab: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+        groups = list(self.by_lab[lab].values())
+        for _ in range(10):
+            group = groups[rng.integers(len(groups))]
+            draw = group[rng.integers(len(group))]
+            if draw.cell is None or not draw.cell.instance:
+                continue
+            x0, y0 = max(0, int(draw.x) - CONTEXT), max(0, int(draw.y) - CONTEXT)
+            cut = (slice(y0, int(draw.y) + CONTEXT), slice(x0, int(draw.x) + CONTEXT))
+            white = (draw.item.instances[cut] == draw.cell.instance).astype(np.uint8)
+            turn, mirror = rng.integers(4) * np.pi / 2, bool(rng.random() < 0.5)
+            centre = (draw.x - x0, draw.y - y0)
+            view, (white,), _ = window(draw.item.image[cut], centre, CONTEXT, 1.0, turn, mirror, [white], 0)
+            if white.any():
+                return view, white > 0
+        return None
+
     def batches(self, draws: int, size: int, rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
         for _ in range(draws // size):
-            yield collate([example(self.draw(rng), rng, self.swap, self.ground) for _ in range(size)])
+            yield collate([example(self.draw(rng), rng, self.swap, self.ground, self.neighbour) for _ in range(size)])
 
 
 @torch.no_grad()

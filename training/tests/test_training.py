@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,12 +10,13 @@ import torch
 from leukodiff_training import constants as c
 from leukodiff_training import losses
 from leukodiff_training.augment import StainSwap, photometric, sample_labels, window
+from leukodiff_training.composites import beside, on_other_ground
 from leukodiff_training.data import Cell, Field, apply_readings
 from leukodiff_training.evaluate import between, by_class, class_table
 from leukodiff_training.outliers import HELD_OUT, LEARNT, drawn, spoilt
 from leukodiff_training.runs import Average, Run, prefetched
 from leukodiff_training.statistics import area_under_curve, intersection_over_union, share
-from leukodiff_training.train import Draw, Sampler, attribute_labels, cell_parts, example, left_out, on_other_ground
+from leukodiff_training.train import Draw, Sampler, attribute_labels, cell_parts, example, left_out
 from leukodiff_training.train_saliency import peaks, tile
 
 
@@ -206,6 +208,22 @@ def test_another_ground_leaves_the_cell_alone() -> None:
         changed = on_other_ground(item.image, white, around).astype(int)
         assert np.abs(changed - item.image)[140:160, 110:130].max() <= 2
         assert np.abs(changed - item.image)[150, 220].max() > 20  # the neighbour is gone
+
+
+def test_a_second_cell_touches_and_never_covers() -> None:
+    item = painted_field()
+    around = (slice(54, 246), slice(24, 216))
+    image, white = item.image[around], item.instances[around] == 1
+    rng = np.random.default_rng(4)
+    for _ in range(8):
+        changed, there = beside(image, white, image[::-1].copy(), white[::-1].copy(), rng)
+        assert not (there & white).any()
+        assert there.sum() > 0.5 * white.sum()
+        grown = cv2.dilate(white.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        assert (grown & there).any()
+        inner = cv2.erode(white.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+        assert np.abs(changed.astype(int) - image)[inner].max() <= 2
+        assert np.abs(changed.astype(int) - image)[there].mean() > 20
 
 
 def test_drawn_outliers_are_pictures_and_measured_ones_were_never_learnt() -> None:
