@@ -141,12 +141,19 @@ def main() -> None:
     folds, outside = [], []
     for folder in sorted(path.parent for path in args.runs.glob("*/left-out.npz")):
         plan = json.loads((folder / "plan.json").read_text())
+        if len(plan["leave_out"]) > 1:
+            continue  # where other runs start from, not one of a laboratory left out
         with np.load(folder / "left-out.npz") as file:
             rows = {name: file[name] for name in file.files}
         (folds if plan["folds"] else outside).append(rows)
         if not plan["folds"]:
             report["leaveOneLaboratoryOut"] |= {
-                lab: entry | {"trainedWithout": plan["leave_out"], "draws": plan["epochs"] * plan["draws"]}
+                lab: entry
+                | {
+                    "trainedWithout": plan["leave_out"],
+                    "draws": plan["epochs"] * plan["draws"],
+                    "startedFrom": Path(plan["initial"]).parent.name if plan["initial"] else "ImageNet",
+                }
                 for lab, entry in summary(rows).items()
             }
     if folds:
