@@ -56,6 +56,7 @@ OWN_SHARE = 0.4  # of each laboratory that is added, before the shares are made 
 NEGATIVE_SHARE = 0.07
 OUTLIER_SHARE = 0.03
 OTHER_GROUND_SHARE = 0.3  # of the cells that have an outline
+BORDER_SHARE = 0.07  # of all crops: cut by the picture's border, which the service continues
 BESIDE_SHARE = 0.12  # of the cells that have an outline: with a second cell of the laboratory that touches it
 # Rare or confused classes count more (class-aware weighting on top of balanced draws).
 CLASS_WEIGHTS = {"immature_granulocyte": 1.2, "monocyte": 1.1, "platelet": 0.7, "artefact": 0.7}
@@ -130,7 +131,7 @@ def example(
     if rng is not None:
         x += rng.normal(0, 1.0) / CELL_MICRONS_PER_PIXEL
         y += rng.normal(0, 1.0) / CELL_MICRONS_PER_PIXEL
-        scale = float(np.exp(np.clip(rng.normal(0, 0.15), -0.4, 0.4)))
+        scale = float(np.exp(np.clip(rng.normal(0, 0.18), -0.5, 0.4)))
         angle, mirror = rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5)
         if min(item.image.shape[:2]) < 200 and rng.random() < 0.7:
             angle = rng.integers(4) * np.pi / 2  # small crops: turning would show mostly continued border
@@ -160,6 +161,12 @@ def example(
             view = camera(view.astype(np.float32), rng)
         else:
             view = photometric(view, rng, swap=swap, lab=item.lab)
+        if rng.random() < BORDER_SHARE:
+            turns, beyond = int(rng.integers(4)), CONTEXT // 2 + int(rng.uniform(0.5, 6.0) / CELL_MICRONS_PER_PIXEL)
+            view, target = (np.rot90(side, turns).copy() for side in (view, target))
+            view[:, beyond:] = view[:, beyond - 1 : beyond]
+            target[:, -(-(beyond - MARGIN) // MASK_STRIDE) :] = UNKNOWN
+            view, target = (np.ascontiguousarray(np.rot90(side, -turns)) for side in (view, target))
     side = CROP_SIZE // MASK_STRIDE
     rows, columns, has_box = np.zeros(side, np.float32), np.zeros(side, np.float32), 0.0
     if cell is not None and cell.box and not cell.instance and not draw.outlier:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from leukodiff_training import constants as c
-from leukodiff_training import losses
+from leukodiff_training import losses, train
 from leukodiff_training.augment import StainSwap, photometric, sample_labels, window
 from leukodiff_training.composites import beside, on_other_ground
 from leukodiff_training.data import Cell, Field, apply_readings
@@ -224,6 +224,21 @@ def test_a_second_cell_touches_and_never_covers() -> None:
         inner = cv2.erode(white.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
         assert np.abs(changed.astype(int) - image)[inner].max() <= 2
         assert np.abs(changed.astype(int) - image)[there].mean() > 20
+
+
+def test_a_cell_cut_by_the_border_is_drawn_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = painted_field()
+    item.image[:] = np.random.default_rng(0).integers(0, 255, item.image.shape)
+    monkeypatch.setattr(train, "BORDER_SHARE", 1.0)
+    for seed in range(8):
+        drawn = example(Draw(item, item.cells[0], 120.5, 150.5, "neutrophil"), np.random.default_rng(seed))
+        view, parts = drawn["context"][16:-16, 16:-16].astype(int), drawn["parts"]
+        flat = [(side[:, -1] == side[:, -8]).all() for side in (np.rot90(view, k) for k in range(4))]
+        assert sum(flat) == 1, seed  # one side is a continued edge
+        turned, labels = np.rot90(view, flat.index(True)), np.rot90(parts, flat.index(True))
+        first = 1 + max(x for x in range(159) if (turned[:, x] != turned[:, x + 1]).any())
+        assert (labels[:, -(-(first + 1) // 2) :] == c.UNKNOWN).all()
+        assert (labels[:, : first // 2 - 1] != c.UNKNOWN).any()
 
 
 def test_drawn_outliers_are_pictures_and_measured_ones_were_never_learnt() -> None:
