@@ -88,7 +88,7 @@ describe('the configuration', () => {
         ],
       },
     ],
-    ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/8', { webhookNetworks: [{ family: 4, base: 0x0a000000n, prefixLength: 8 }] }],
+    ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/8', { webhookNetworks: [[{ octets: [10, 0, 0, 0] }, 8]] }],
     ['WEBHOOK_SECRET', `${TWO_SECRETS[0]}   ${TWO_SECRETS[1]}`, { webhookSecret: TWO_SECRETS.join(' ') }],
     ['ACCESS', 'open', { access: 'open' }],
     [
