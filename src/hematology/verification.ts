@@ -76,7 +76,7 @@ export function unverified(cells: readonly Pick<VerifiableCell, 'class' | 'flags
 
 export interface RecountInput {
   readonly result: Result;
-  /** As they stand after the change. */
+  /** As they stand after the change, without those of repeated images. */
   readonly cells: readonly VerifiableCell[];
   readonly images: readonly ReviewImage[];
   /** Whether a name changed; false: a name was confirmed. */

@@ -1,6 +1,7 @@
 /** Analyses: the order as it came, and the finished document that reads answer from. */
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
+import { repeatedImages } from '../hematology/repeated-images.js';
 import type { ImageQuality, ModelInfo, ScaleSource } from '../vision/types.js';
 import { type Database, inTransaction } from './database.js';
 import type {
@@ -195,7 +196,7 @@ export function toDocument(
     startedAt: iso(row.startedAt),
     completedAt: iso(row.completedAt),
     model: (images.findLast((image) => image.model !== null)?.model ?? null) as ModelInfo | null,
-    images: images.map(toImageDocument),
+    images: toImageDocuments(images),
     differential: null,
     review: null,
     verification: null,
@@ -204,7 +205,17 @@ export function toDocument(
   };
 }
 
-function toImageDocument(row: ImageRow): ImageDocument {
+/** Which images of one order repeat others. */
+export function repeatedRows(rows: readonly ImageRow[]): ReadonlyMap<number, number> {
+  return repeatedImages(rows.map(({ index, sha256, status }) => ({ index, sha256, failed: status === 'failed' })));
+}
+
+function toImageDocuments(rows: readonly ImageRow[]): ImageDocument[] {
+  const repeated = repeatedRows(rows);
+  return rows.map((row) => toImageDocument(row, repeated.get(row.index) ?? null));
+}
+
+function toImageDocument(row: ImageRow, repeatOf: number | null): ImageDocument {
   return {
     index: row.index,
     filename: row.filename,
@@ -215,6 +226,7 @@ function toImageDocument(row: ImageRow): ImageDocument {
       row.duplicateOfAnalysis === null || row.duplicateOfIndex === null
         ? null
         : { analysisId: row.duplicateOfAnalysis, index: row.duplicateOfIndex },
+    repeatOf,
     width: row.width,
     height: row.height,
     status: row.status,

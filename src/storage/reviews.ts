@@ -2,6 +2,7 @@
 import type pg from 'pg';
 import type { CellType } from '../hematology/cell-types.js';
 import type { Differential } from '../hematology/differential.js';
+import { cellsOnce } from '../hematology/repeated-images.js';
 import type { ReviewImage } from '../hematology/review-rules.js';
 import {
   type Refusal,
@@ -63,10 +64,12 @@ export async function reviewCell(
         WHERE analysis_id = $1 AND image_index = $2 AND number = $3`,
       [id, key.imageIndex, key.number, to, context.reviewer, at],
     );
+    const images = reviewImages(document);
+    const changedCells = cells.map((one) => (one.id === cellId ? { ...one, reviewedClass: to } : one));
     const changed = recount({
       result,
-      cells: cells.map((one) => (one.id === cellId ? { ...one, reviewedClass: to } : one)),
-      images: reviewImages(document),
+      cells: cellsOnce(changedCells, images),
+      images,
       renamed: from !== to,
       at,
     });
@@ -83,7 +86,7 @@ export async function signAnalysis(
   context: ReviewContext,
 ): Promise<ReviewOutcome> {
   return review(db, laboratory, id, context, async (client, { document, result, cells, at }) => {
-    const outcome = sign(result, cells, { reviewer: context.reviewer, at });
+    const outcome = sign(result, cellsOnce(cells, reviewImages(document)), { reviewer: context.reviewer, at });
     if ('refused' in outcome) return { kind: 'refused', refusal: outcome.refused };
     const { differential } = outcome.signed;
     const change = { kind: 'signature', key: null, classBefore: null, classAfter: null, differential } as const;
@@ -225,5 +228,6 @@ function reviewImages(document: AnalysisDocument): ReviewImage[] {
     index: image.index,
     failed: image.status === 'failed',
     qualityFlags: image.quality?.flags ?? [],
+    repeatOf: image.repeatOf ?? null,
   }));
 }

@@ -8,7 +8,7 @@ import type { ReportedAnalysis } from '../../src/reporting/figures.js';
 export const ANALYSIS_ID = '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e';
 const ENDED = '2026-11-20T08:00:01.120Z';
 const AT = '2026-11-20T08:12:40.000Z';
-const IMAGES = [{ index: 0, failed: false, qualityFlags: [] }];
+const IMAGES = [{ index: 0, failed: false, qualityFlags: [], repeatOf: null }];
 
 /** By class: how many. */
 export type Counts = Partial<Record<CellType, number>>;

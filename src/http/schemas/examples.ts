@@ -49,6 +49,7 @@ const ANALYSIS = {
       byteLength: 1_482_113,
       sha256: 'a3'.repeat(32),
       duplicateOf: null,
+      repeatOf: null,
       width: 2592,
       height: 1944,
       status: 'completed',
