@@ -109,6 +109,8 @@ export interface AnalysisSummary {
   /** Null until completed. */
   readonly totalWbc: number | null;
   readonly reviewRequired: boolean | null;
+  /** Null until completed. */
+  readonly verificationStatus: ReportStatus | null;
 }
 
 export interface CellDocument {

@@ -260,6 +260,9 @@ const AnalysisSummary = Type.Object(
     imageCount: Type.Integer({ minimum: 1 }),
     totalWbc: nullable(Type.Integer({ minimum: 0, description: 'Null until completed.' })),
     reviewRequired: nullable(Type.Boolean({ description: 'Null until completed.' })),
+    verificationStatus: nullable(
+      literals(REPORT_STATUSES, { description: '`verification.status` of the analysis; null until completed.' }),
+    ),
     links: Type.Ref('AnalysisLinks'),
   },
   { $id: 'AnalysisSummary', title: 'AnalysisSummary' },

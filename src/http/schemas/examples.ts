@@ -209,6 +209,7 @@ export const EXAMPLES: Readonly<Record<string, object>> = {
         imageCount: 1,
         totalWbc: 104,
         reviewRequired: false,
+        verificationStatus: 'preliminary',
         links: LINKS,
       },
     ],
