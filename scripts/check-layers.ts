@@ -62,7 +62,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   // The errors that every layer may throw: a stable code and a sentence that says what to do.
   errors: { layers: [], types: [], packages: [], node: false },
   // The way out of the service: which addresses may be called, and connections to those alone.
-  outbound: { layers: ['errors'], types: [], packages: ['undici'], node: true },
+  outbound: { layers: ['errors'], types: [], packages: ['undici', 'ipaddr.js'], node: true },
   observability: {
     layers: ['errors'],
     types: ['config'],

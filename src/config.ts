@@ -79,6 +79,8 @@ export interface Config {
   readonly webhookNetworks: readonly Network[];
   readonly webhookPorts: readonly PortRange[];
   readonly webhookDisableAfterDays: number;
+  /** Whether people may sign what they looked at themselves. */
+  readonly signatures: 'any' | 'four-eyes';
   /** Absolute path; undefined: the default codes and units. */
   readonly reportProfile: string | undefined;
   readonly reportsSend: 'all' | 'signed';
@@ -387,6 +389,13 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     '5',
     'A webhook endpoint is disabled when it has received nothing for this many days although it was tried at least ten times.',
     integer(1, 365),
+  ),
+  variable(
+    'SIGNATURES',
+    'signatures',
+    'any',
+    'Who may sign a result: any reviewer, or four-eyes: nobody who named a cell or confirmed its name since the last signature.',
+    oneOf('any', 'four-eyes'),
   ),
   variable(
     'REPORT_PROFILE',

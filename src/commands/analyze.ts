@@ -2,6 +2,7 @@
  * `leukodiff analyze FILES…`: images straight through the networks, without server or database. Prints a table and
  * writes masks, overlays and the result as JSON to a folder.
  */
+import { createHash } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, extname, join } from 'node:path';
 import type { Config } from '../config.js';
@@ -9,6 +10,7 @@ import { ExpectedError } from '../errors.js';
 import { CELL_TYPES, type CellType } from '../hematology/cell-types.js';
 import { isCounted } from '../hematology/counting-frame.js';
 import { type Differential, differential } from '../hematology/differential.js';
+import { cellsOnce, repeatedImages } from '../hematology/repeated-images.js';
 import { type Review, reviewRules } from '../hematology/review-rules.js';
 import { createLogger } from '../observability/logger.js';
 import {
@@ -44,6 +46,10 @@ interface FileResult {
   readonly file: string;
   readonly status: 'completed' | 'failed';
   readonly error: string | null;
+  /** Of the file's bytes, hexadecimal; null where it cannot be read. */
+  readonly sha256: string | null;
+  /** Index of the file with the same bytes whose cells are counted in its stead; null: none. */
+  readonly repeatOf: number | null;
   readonly width: number | null;
   readonly height: number | null;
   readonly micronsPerPixel: number | null;
@@ -115,6 +121,8 @@ async function analyzeFile(
   folder: string | null,
 ): Promise<FileResult> {
   const nothing = {
+    sha256: null,
+    repeatOf: null,
     width: null,
     height: null,
     micronsPerPixel: null,
@@ -133,6 +141,8 @@ async function analyzeFile(
       file,
       status: 'completed',
       error: null,
+      sha256: createHash('sha256').update(bytes).digest('hex'),
+      repeatOf: null,
       width: analysis.width,
       height: analysis.height,
       micronsPerPixel: analysis.scale.micronsPerPixel,
@@ -169,16 +179,27 @@ async function writePictures(folder: string, bytes: Uint8Array, analysis: ImageA
   ]);
 }
 
-function toReport(model: ModelInfo, images: readonly FileResult[], targetCells: number): AnalyzeReport {
-  const cells = images.flatMap((image) => image.cells);
+export function toReport(model: ModelInfo, files: readonly FileResult[], targetCells: number): AnalyzeReport {
+  const repeated = repeatedImages(files.map((file) => ({ ...file, failed: file.status === 'failed' })));
+  const images = files.map((file) => {
+    const repeatOf = repeated.get(file.index) ?? null;
+    return repeatOf === null
+      ? file
+      : { ...file, repeatOf, cells: file.cells.map((cell) => ({ ...cell, counted: false })) };
+  });
+  const cells = cellsOnce(
+    images.flatMap((image) => image.cells),
+    images,
+  );
   const counted = differential(cells, { targetCells });
   const review = reviewRules({
     differential: counted,
     cells,
-    images: images.map(({ index, status, quality }) => ({
+    images: images.map(({ index, status, quality, repeatOf }) => ({
       index,
       failed: status === 'failed',
       qualityFlags: quality?.flags ?? [],
+      repeatOf,
     })),
   });
   return { model, images, differential: counted, review };

@@ -58,6 +58,7 @@ export const REVIEW_CODES = [
   'image_out_of_focus',
   'image_poor_exposure',
   'scale_unknown',
+  'image_repeated',
 ] as const;
 
 export type ReviewCode = (typeof REVIEW_CODES)[number];
@@ -98,10 +99,13 @@ export interface ReviewImage {
   readonly failed: boolean;
   /** Flags of the image quality: `out_of_focus`, `too_dark`, `too_bright`, `blank`, `scale_unknown`. */
   readonly qualityFlags: readonly string[];
+  /** Index of the image with the same bytes whose cells are counted in its stead; null: its own are. */
+  readonly repeatOf: number | null;
 }
 
 export interface ReviewInput {
   readonly differential: Differential;
+  /** Without those of repeated images. */
   readonly cells: readonly ReviewCell[];
   readonly images: readonly ReviewImage[];
 }
@@ -280,6 +284,15 @@ const RULES: readonly Rule[] = [
       (image) => image.qualityFlags.includes('scale_unknown'),
       'scale_unknown',
       'without a reliable scale, so cells may be missed and areas are not given; send micronsPerPixel',
+    );
+  },
+
+  function imageRepeated({ images }) {
+    return imageRule(
+      images,
+      (image) => image.repeatOf !== null,
+      'image_repeated',
+      'the same file as another image of this order, so its cells are not counted again; check whether another field was meant',
     );
   },
 ];

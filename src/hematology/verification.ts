@@ -76,7 +76,7 @@ export function unverified(cells: readonly Pick<VerifiableCell, 'class' | 'flags
 
 export interface RecountInput {
   readonly result: Result;
-  /** As they stand after the change. */
+  /** As they stand after the change, without those of repeated images. */
   readonly cells: readonly VerifiableCell[];
   readonly images: readonly ReviewImage[];
   /** Whether a name changed; false: a name was confirmed. */
@@ -109,20 +109,28 @@ export function recount({ result, cells, images, renamed, at }: RecountInput): R
 
 /** Why a signature is refused, and the cells that stand in its way. */
 export interface Refusal {
-  readonly code: 'already_signed' | 'unidentified_left' | 'cells_not_reviewed';
+  readonly code: 'already_signed' | 'unidentified_left' | 'cells_not_reviewed' | 'own_work';
   readonly cells: readonly string[];
+}
+
+/** That a person named a cell or confirmed its name. */
+export interface Look {
+  readonly cell: string;
+  readonly reviewer: string;
 }
 
 export interface Signature {
   readonly reviewer: string;
   readonly at: string;
+  /** Since the last signature; none where the site lets people sign their own work. */
+  readonly looks?: readonly Look[];
 }
 
 /** The result as signed. Guards as in digital morphology analysers: no cell without a name, no flagged cell unseen. */
 export function sign(
   result: Result,
   cells: readonly VerifiableCell[],
-  { reviewer, at }: Signature,
+  { reviewer, at, looks = [] }: Signature,
 ): { readonly signed: Result } | { readonly refused: Refusal } {
   const { verification } = result;
   if (verification.status === 'final' || verification.status === 'corrected') {
@@ -134,6 +142,8 @@ export function sign(
   if (reviewWasRequired(result) && unseen.length > 0) {
     return { refused: { code: 'cells_not_reviewed', cells: unseen.map((cell) => cell.id) } };
   }
+  const own = looks.filter((look) => isSamePerson(look.reviewer, reviewer));
+  if (own.length > 0) return { refused: { code: 'own_work', cells: [...new Set(own.map((look) => look.cell))] } };
   return {
     signed: {
       ...result,
@@ -148,6 +158,12 @@ export function sign(
       },
     },
   };
+}
+
+/** Names as they are typed: `MLopez ` is nobody else than `mlopez`. */
+function isSamePerson(one: string, other: string): boolean {
+  const [a, b] = [one, other].map((name) => name.normalize('NFKC').replace(/\s+/g, ' ').trim().toLowerCase());
+  return a === b;
 }
 
 /** Looking at some cells can make the reasons disappear that asked for the review; the duty to look at the others stays. */

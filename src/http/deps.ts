@@ -27,6 +27,7 @@ export type HttpConfig = Pick<
   | 'oidcLaboratoryClaim'
   | 'oidcScopeClaim'
   | 'rateLimitPerMinute'
+  | 'signatures'
   | 'tlsCert'
   | 'tlsKey'
   | 'trustedProxies'

@@ -90,7 +90,7 @@ export function withCellLinks(id: string, cell: CellDocument): Linked<CellDocume
 /** The address of a list's next page: the same query with another cursor; null on the last page. */
 export function nextPageLink(
   path: string,
-  query: Readonly<Record<string, string | number | undefined>>,
+  query: Readonly<Record<string, string | number | boolean | undefined>>,
   nextCursor: string | null,
 ): string | null {
   if (nextCursor === null) return null;

@@ -112,6 +112,12 @@ export const PROBLEMS = {
     advice:
       'Look at the cells named in `errors` first: PATCH /analyses/{id}/cells/{cellId} with the class that you see.',
   },
+  'own-work': {
+    title: 'Somebody else has to sign the result',
+    status: 409,
+    advice:
+      'The site asks for four eyes (SIGNATURES=four-eyes): let somebody sign who has looked at none of its cells since the last signature.',
+  },
   'already-signed': {
     title: 'The result is signed already',
     status: 409,

@@ -1,6 +1,7 @@
 /** The job `finish-analysis`: the findings of all images become the result. Runs when every image's job has ended. */
 import type { Logger } from 'pino';
 import { differential } from '../hematology/differential.js';
+import { cellsOnce } from '../hematology/repeated-images.js';
 import { reviewRules } from '../hematology/review-rules.js';
 import { unverified } from '../hematology/verification.js';
 import type { Metrics } from '../observability/metrics.js';
@@ -66,8 +67,9 @@ async function announce(
 
 /** Pure: what was found in, differential and review out. Completes as long as one image could be analysed. */
 export function conclude(findings: Findings): Outcome {
-  const { targetCells, wbcCount, images, cells, endedAt } = findings;
+  const { targetCells, wbcCount, images, endedAt } = findings;
   if (images.every((image) => image.failed)) return { status: 'failed', problem: allImagesFailed(images) };
+  const cells = cellsOnce(findings.cells, images);
   const counted = differential(cells, { targetCells, wbcCount });
   const review = reviewRules({ differential: counted, cells, images });
   return { status: 'completed', differential: counted, review, verification: unverified(cells, endedAt) };

@@ -4,12 +4,12 @@
  * configuration lists its network, because a hospital's LIS lives on private addresses.
  */
 import { isIPv4, isIPv6 } from 'node:net';
+import ipaddr from 'ipaddr.js';
 
-export interface Network {
-  readonly family: 4 | 6;
-  readonly base: bigint;
-  readonly prefixLength: number;
-}
+type Address = ipaddr.IPv4 | ipaddr.IPv6;
+
+/** The first address of a network, and the length of its prefix. */
+export type Network = readonly [Address, number];
 
 export interface PortRange {
   readonly from: number;
@@ -22,8 +22,11 @@ export interface OutboundPolicy {
   readonly ports: readonly PortRange[];
 }
 
-/** Special-purpose IPv4 networks (IANA registry, RFC 6890 and its updates), with what they are. */
-const SPECIAL_V4: readonly (readonly [Network, string])[] = (
+/**
+ * Special-purpose networks (IANA's registries, RFC 6890 and its updates), with what they are. IPv6 outside of these is
+ * public only within the global unicast space.
+ */
+const SPECIAL: readonly (readonly [Network, string])[] = (
   [
     ['10.0.0.0/8', 'a private network'],
     ['100.64.0.0/10', "a carrier's shared network (CGNAT)"],
@@ -37,8 +40,19 @@ const SPECIAL_V4: readonly (readonly [Network, string])[] = (
     ['198.18.0.0/15', 'reserved for benchmarks'],
     ['198.51.100.0/24', 'reserved for documentation'],
     ['203.0.113.0/24', 'reserved for documentation'],
+    ['::1/128', 'this machine (loopback)'],
+    ['fc00::/7', 'a unique local address'],
+    ['fe80::/10', 'a link-local address'],
+    ['fec0::/10', 'a site-local address'],
+    ['2001::/32', 'a Teredo address'],
+    ['2001::/23', 'reserved for protocols'],
+    ['2001:db8::/32', 'reserved for documentation'],
+    ['2002::/16', 'a 6to4 address'],
+    ['3fff::/20', 'reserved for documentation'],
   ] as const
 ).map(([text, meaning]) => [network(text), meaning]);
+
+const GLOBAL_UNICAST_V6 = network('2000::/3');
 
 /**
  * No listed network lets these through: they are no host's address, or answer with the credentials of the machine
@@ -63,23 +77,6 @@ const NEVER: readonly (readonly [Network, string])[] = (
   ] as const
 ).map(([text, meaning]) => [network(text), meaning]);
 
-/** IPv6 outside of these is public only within 2000::/3, the global unicast space. */
-const SPECIAL_V6: readonly (readonly [Network, string])[] = (
-  [
-    ['::1/128', 'this machine (loopback)'],
-    ['fc00::/7', 'a unique local address'],
-    ['fe80::/10', 'a link-local address'],
-    ['fec0::/10', 'a site-local address'],
-    ['2001::/32', 'a Teredo address'],
-    ['2001::/23', 'reserved for protocols'],
-    ['2001:db8::/32', 'reserved for documentation'],
-    ['2002::/16', 'a 6to4 address'],
-    ['3fff::/20', 'reserved for documentation'],
-  ] as const
-).map(([text, meaning]) => [network(text), meaning]);
-
-const GLOBAL_UNICAST_V6 = network('2000::/3');
-
 /** IPv6 networks whose last 32 bits are an IPv4 address that is reached instead: judged as that address. */
 const EMBEDDING_V6 = [network('::ffff:0:0/96'), network('64:ff9b::/96')];
 
@@ -87,18 +84,15 @@ const EMBEDDING_V6 = [network('::ffff:0:0/96'), network('64:ff9b::/96')];
 export function refuseAddress(address: string, { allow }: OutboundPolicy): string | null {
   const parsed = parseAddress(address);
   if (parsed === null) return 'not an address';
-  const { family, value } = parsed;
-  if (family === 6) {
-    for (const one of EMBEDDING_V6) {
-      if (contains(one, parsed)) return refuseAddress(formatV4(value & 0xffff_ffffn), { allow, ports: [] });
-    }
-  }
-  const never = NEVER.find(([one]) => contains(one, parsed));
+  const reached = EMBEDDING_V6.some((one) => contains(one, parsed))
+    ? new ipaddr.IPv4(parsed.toByteArray().slice(-4))
+    : parsed;
+  const never = NEVER.find(([one]) => contains(one, reached));
   if (never !== undefined) return never[1];
-  if (allow.some((one) => contains(one, parsed))) return null;
-  const special = (family === 4 ? SPECIAL_V4 : SPECIAL_V6).find(([one]) => contains(one, parsed));
+  if (allow.some((one) => contains(one, reached))) return null;
+  const special = SPECIAL.find(([one]) => contains(one, reached));
   if (special !== undefined) return special[1];
-  return family === 6 && !contains(GLOBAL_UNICAST_V6, parsed) ? 'not a public address' : null;
+  return reached.kind() === 'ipv6' && !contains(GLOBAL_UNICAST_V6, reached) ? 'not a public address' : null;
 }
 
 /**
@@ -158,50 +152,29 @@ function words(text: string): string[] {
 }
 
 function network(text: string): Network {
-  const [address = '', length] = text.split('/', 2);
+  const [address = '', length, ...more] = text.split('/');
   const parsed = parseAddress(address);
-  const bits = parsed?.family === 4 ? 32 : 128;
+  const bits = parsed?.kind() === 'ipv4' ? 32 : 128;
   const prefixLength = length === undefined ? bits : Number(length);
-  if (parsed === null || !/^\d{1,3}$/.test(length ?? '0') || prefixLength > bits || text.split('/').length > 2) {
+  if (parsed === null || !/^\d{1,3}$/.test(length ?? '0') || prefixLength > bits || more.length > 0) {
     throw new Error(`must be networks such as 10.20.0.0/16 or fd12:3456::/32, not "${text}"`);
   }
-  const mask = maskOf(bits, prefixLength);
-  if ((parsed.value & mask) !== parsed.value) {
+  const family = parsed.kind() === 'ipv4' ? ipaddr.IPv4 : ipaddr.IPv6;
+  if (family.networkAddressFromCIDR(`${address}/${prefixLength}`).toString() !== parsed.toString()) {
     throw new Error(`must be networks, and "${text}" has bits set behind its prefix`);
   }
-  return { family: parsed.family, base: parsed.value, prefixLength };
+  return [parsed, prefixLength];
 }
 
-function contains({ family, base, prefixLength }: Network, address: Address): boolean {
-  if (family !== address.family) return false;
-  return (address.value & maskOf(family === 4 ? 32 : 128, prefixLength)) === base;
+/** An address of the other family is in no network. */
+function contains([base, prefixLength]: Network, address: Address): boolean {
+  return address.kind() === base.kind() && address.match(base, prefixLength);
 }
 
-function maskOf(bits: number, prefixLength: number): bigint {
-  const all = (1n << BigInt(bits)) - 1n;
-  return all ^ (all >> BigInt(prefixLength));
-}
-
-interface Address {
-  readonly family: 4 | 6;
-  readonly value: bigint;
-}
-
-/** Null for what is no address; a zone (`fe80::1%eth0`) names a link, and no address that could be listed. */
+/**
+ * Null for what is no address; a zone (`fe80::1%eth0`) names a link, and no address that could be listed. Node's check
+ * comes first, because the library also reads shortened, octal and hexadecimal forms.
+ */
 function parseAddress(text: string): Address | null {
-  if (isIPv4(text)) {
-    return { family: 4, value: text.split('.').reduce((value, byte) => value * 256n + BigInt(byte), 0n) };
-  }
-  if (!isIPv6(text) || text.includes('%')) return null;
-  // The URL standard writes the last 32 bits as hexadecimal groups, however they came.
-  const [head = '', tail] = new URL(`http://[${text}]/`).hostname.slice(1, -1).split('::');
-  const groups = (part: string | undefined): string[] => (part ? part.split(':') : []);
-  const [left, right] = [groups(head), groups(tail)];
-  const zeros = Array.from({ length: 8 - left.length - right.length }, () => '0');
-  const all = [...left, ...zeros, ...right];
-  return { family: 6, value: all.reduce((value, group) => value * 65_536n + BigInt(`0x${group}`), 0n) };
-}
-
-function formatV4(value: bigint): string {
-  return [24n, 16n, 8n, 0n].map((shift) => String((value >> shift) & 0xffn)).join('.');
+  return isIPv4(text) || (isIPv6(text) && !text.includes('%')) ? ipaddr.parse(text) : null;
 }

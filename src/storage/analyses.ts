@@ -1,6 +1,7 @@
 /** Analyses: the order as it came, and the finished document that reads answer from. */
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
+import { repeatedImages } from '../hematology/repeated-images.js';
 import type { ImageQuality, ModelInfo, ScaleSource } from '../vision/types.js';
 import { type Database, inTransaction } from './database.js';
 import type {
@@ -195,7 +196,7 @@ export function toDocument(
     startedAt: iso(row.startedAt),
     completedAt: iso(row.completedAt),
     model: (images.findLast((image) => image.model !== null)?.model ?? null) as ModelInfo | null,
-    images: images.map(toImageDocument),
+    images: toImageDocuments(images),
     differential: null,
     review: null,
     verification: null,
@@ -204,7 +205,17 @@ export function toDocument(
   };
 }
 
-function toImageDocument(row: ImageRow): ImageDocument {
+/** Which images of one order repeat others. */
+export function repeatedRows(rows: readonly ImageRow[]): ReadonlyMap<number, number> {
+  return repeatedImages(rows.map(({ index, sha256, status }) => ({ index, sha256, failed: status === 'failed' })));
+}
+
+function toImageDocuments(rows: readonly ImageRow[]): ImageDocument[] {
+  const repeated = repeatedRows(rows);
+  return rows.map((row) => toImageDocument(row, repeated.get(row.index) ?? null));
+}
+
+function toImageDocument(row: ImageRow, repeatOf: number | null): ImageDocument {
   return {
     index: row.index,
     filename: row.filename,
@@ -215,6 +226,7 @@ function toImageDocument(row: ImageRow): ImageDocument {
       row.duplicateOfAnalysis === null || row.duplicateOfIndex === null
         ? null
         : { analysisId: row.duplicateOfAnalysis, index: row.duplicateOfIndex },
+    repeatOf,
     width: row.width,
     height: row.height,
     status: row.status,
@@ -236,10 +248,19 @@ function iso(date: Date | null): string | null {
 export interface ListOptions {
   readonly accessionNumber?: string | undefined;
   readonly status?: AnalysisStatus | undefined;
+  /** Results alone: signed as they stand, or waiting for a signature. */
+  readonly signed?: boolean | undefined;
+  /** Results alone: whether review is required. */
+  readonly reviewRequired?: boolean | undefined;
   /** `nextCursor` of the page before. */
   readonly cursor?: string | undefined;
   readonly limit: number;
 }
+
+/** A result of a version that knew no signature has no state yet. Spelt as in the index of what is unsigned. */
+const REPORT_STATUS = `coalesce(result->'verification'->>'status', 'preliminary')`;
+const WAITS = `status = 'completed' AND ${REPORT_STATUS} IN ('preliminary', 'amended')`;
+const SIGNED = `status = 'completed' AND ${REPORT_STATUS} IN ('final', 'corrected')`;
 
 /** Those of one laboratory, newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
 export async function listAnalyses(
@@ -247,30 +268,35 @@ export async function listAnalyses(
   laboratory: string,
   options: ListOptions,
 ): Promise<Page<AnalysisSummary>> {
-  const rows = await db.prisma.analysis.findMany({
-    where: {
-      laboratory,
-      ...(options.accessionNumber === undefined ? {} : { accessionNumber: options.accessionNumber }),
-      ...(options.status === undefined ? {} : { status: options.status }),
-      ...olderThan(options.cursor),
-    },
-    orderBy: { id: 'desc' },
-    take: options.limit + 1,
-    omit: { result: true, metadata: true },
-    include: { _count: { select: { images: true } } },
-  });
-  return pageOf(rows, options.limit, (row) => ({
-    id: row.id,
-    status: row.status,
-    accessionNumber: row.accessionNumber,
-    specimenId: row.specimenId,
-    orderId: row.orderId,
-    priority: row.priority,
+  const values: (string | boolean | number)[] = [];
+  const parameter = (value: string | boolean | number): string => `$${values.push(value)}`;
+  const { accessionNumber, status, signed, reviewRequired, limit } = options;
+  const before = olderThan(options.cursor).id?.lt;
+  const conditions = [
+    `laboratory = ${parameter(laboratory)}`,
+    ...(accessionNumber === undefined ? [] : [`accession_number = ${parameter(accessionNumber)}`]),
+    ...(status === undefined ? [] : [`status = ${parameter(status)}::status`]),
+    ...(signed === undefined ? [] : [signed ? SIGNED : WAITS]),
+    ...(reviewRequired === undefined ? [] : [`review_required = ${parameter(reviewRequired)}`]),
+    ...(before === undefined ? [] : [`id < ${parameter(before)}`]),
+  ];
+  type Row = Omit<AnalysisSummary, 'createdAt' | 'completedAt'> & {
+    readonly createdAt: Date;
+    readonly completedAt: Date | null;
+  };
+  const { rows } = await db.pool.query<Row>(
+    `SELECT id, status, accession_number AS "accessionNumber", specimen_id AS "specimenId", order_id AS "orderId",
+            priority, created_at AS "createdAt", completed_at AS "completedAt", total_wbc AS "totalWbc",
+            review_required AS "reviewRequired",
+            (SELECT count(*)::int FROM images WHERE analysis_id = analyses.id) AS "imageCount",
+            CASE WHEN status = 'completed' THEN ${REPORT_STATUS} END AS "verificationStatus"
+       FROM analyses WHERE ${conditions.join(' AND ')} ORDER BY id DESC LIMIT ${parameter(limit + 1)}`,
+    values,
+  );
+  return pageOf(rows, limit, (row) => ({
+    ...row,
     createdAt: row.createdAt.toISOString(),
     completedAt: iso(row.completedAt),
-    imageCount: row._count.images,
-    totalWbc: row.totalWbc,
-    reviewRequired: row.reviewRequired,
   }));
 }
 

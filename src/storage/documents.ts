@@ -53,6 +53,11 @@ export interface ImageDocument {
    * have been removed since. Absent in results of versions that did not look.
    */
   readonly duplicateOf?: { readonly analysisId: string; readonly index: number } | null;
+  /**
+   * Index of the image of this order with the same bytes, whose cells are counted in its stead; null: none. Absent in
+   * results of versions that counted both.
+   */
+  readonly repeatOf?: number | null;
   /** Pixels of the posted image; null until known. */
   readonly width: number | null;
   readonly height: number | null;
@@ -104,6 +109,8 @@ export interface AnalysisSummary {
   /** Null until completed. */
   readonly totalWbc: number | null;
   readonly reviewRequired: boolean | null;
+  /** Null until completed. */
+  readonly verificationStatus: ReportStatus | null;
 }
 
 export interface CellDocument {
@@ -128,7 +135,7 @@ export interface CellDocument {
   /** Null for cells that an earlier model found. */
   readonly rejectScore: number | null;
   readonly flags: readonly CellFlag[];
-  /** Whether the cell entered the differential: its place passes the border rule (see the differential's `countingRule`). */
+  /** Whether the cell entered the differential: its place passes the border rule, and its image is not repeated. */
   readonly counted: boolean;
 }
 

@@ -9,7 +9,7 @@ import type { Differential } from '../hematology/differential.js';
 import type { Review } from '../hematology/review-rules.js';
 import type { Verification } from '../hematology/verification.js';
 import type { Box, CellFlag, Graded, ImageQuality, ImageScale, ModelInfo, Morphology } from '../vision/types.js';
-import { type AnalysisRow, type ImageRow, toDocument } from './analyses.js';
+import { type AnalysisRow, type ImageRow, repeatedRows, toDocument } from './analyses.js';
 import { NOTIFY_COMPLETED } from './completions.js';
 import { type Database, inTransaction } from './database.js';
 import type { AnalysisDocument, StoredProblem } from './documents.js';
@@ -237,6 +237,8 @@ export interface ImageFinding {
   readonly index: number;
   readonly failed: boolean;
   readonly qualityFlags: readonly string[];
+  /** Index of the image with the same bytes whose cells are counted in its stead; null: its own are. */
+  readonly repeatOf: number | null;
   readonly problem: StoredProblem | null;
 }
 
@@ -291,6 +293,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
     );
     const { analysis, images } = await readRows(client, id);
     const completedAt = new Date();
+    const repeated = repeatedRows(images);
     const outcome = options.conclude({
       endedAt: completedAt.toISOString(),
       targetCells: analysis.targetCells,
@@ -299,10 +302,16 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
         index: image.index,
         failed: image.status === 'failed',
         qualityFlags: (image.quality as unknown as ImageQuality | null)?.flags ?? [],
+        repeatOf: repeated.get(image.index) ?? null,
         problem: image.problem as StoredProblem | null,
       })),
       cells: await readCells(client, id),
     });
+    // Only now: which image stands for which is known when every one has ended.
+    await client.query('UPDATE cells SET counted = false WHERE analysis_id = $1 AND image_index = ANY($2::int[])', [
+      id,
+      [...repeated.keys()],
+    ]);
     return end(client, { analysis, images, completedAt }, outcome, options);
   });
 }

@@ -2,8 +2,10 @@
 import type pg from 'pg';
 import type { CellType } from '../hematology/cell-types.js';
 import type { Differential } from '../hematology/differential.js';
+import { cellsOnce } from '../hematology/repeated-images.js';
 import type { ReviewImage } from '../hematology/review-rules.js';
 import {
+  type Look,
   type Refusal,
   type ReportStatus,
   type Result,
@@ -63,10 +65,12 @@ export async function reviewCell(
         WHERE analysis_id = $1 AND image_index = $2 AND number = $3`,
       [id, key.imageIndex, key.number, to, context.reviewer, at],
     );
+    const images = reviewImages(document);
+    const changedCells = cells.map((one) => (one.id === cellId ? { ...one, reviewedClass: to } : one));
     const changed = recount({
       result,
-      cells: cells.map((one) => (one.id === cellId ? { ...one, reviewedClass: to } : one)),
-      images: reviewImages(document),
+      cells: cellsOnce(changedCells, images),
+      images,
       renamed: from !== to,
       at,
     });
@@ -75,15 +79,17 @@ export async function reviewCell(
   });
 }
 
-/** Signs the result as it stands. */
+/** Signs the result as it stands. @param fourEyes Nobody signs what they looked at themselves since the last signature. */
 export async function signAnalysis(
   db: Database,
   laboratory: string,
   id: string,
   context: ReviewContext,
+  fourEyes = false,
 ): Promise<ReviewOutcome> {
   return review(db, laboratory, id, context, async (client, { document, result, cells, at }) => {
-    const outcome = sign(result, cells, { reviewer: context.reviewer, at });
+    const looks = fourEyes ? await readLooks(client, id) : [];
+    const outcome = sign(result, cellsOnce(cells, reviewImages(document)), { reviewer: context.reviewer, at, looks });
     if ('refused' in outcome) return { kind: 'refused', refusal: outcome.refused };
     const { differential } = outcome.signed;
     const change = { kind: 'signature', key: null, classBefore: null, classAfter: null, differential } as const;
@@ -220,10 +226,23 @@ async function readVerifiableCells(client: pg.PoolClient, id: string): Promise<V
   return rows.map(({ number, ...cell }) => ({ ...cell, id: formatCellId({ imageIndex: cell.image, number }) }));
 }
 
+/** Who looked at which cell since the last signature. */
+async function readLooks(client: pg.PoolClient, id: string): Promise<Look[]> {
+  const { rows } = await client.query<{ image: number; number: number; reviewer: string }>(
+    `SELECT image_index AS image, cell_number AS number, reviewer FROM review_changes
+      WHERE analysis_id = $1 AND kind = 'cell' AND revision > (
+        SELECT coalesce(max(revision), 0) FROM review_changes WHERE analysis_id = $1 AND kind = 'signature')
+      ORDER BY revision`,
+    [id],
+  );
+  return rows.map(({ image, number, reviewer }) => ({ cell: formatCellId({ imageIndex: image, number }), reviewer }));
+}
+
 function reviewImages(document: AnalysisDocument): ReviewImage[] {
   return document.images.map((image) => ({
     index: image.index,
     failed: image.status === 'failed',
     qualityFlags: image.quality?.flags ?? [],
+    repeatOf: image.repeatOf ?? null,
   }));
 }

@@ -12,7 +12,7 @@ from hl7apy.parser import parse_message
 
 SAMPLES = Path(os.environ["REPORT_SAMPLES"])
 MESSAGES = sorted(SAMPLES.glob("*.hl7"))
-BUNDLES = sorted(SAMPLES.glob("*.json"))
+BUNDLES = sorted([*SAMPLES.glob("*.bundle.json"), *SAMPLES.glob("*.transaction.json")])
 STATUS = {"preliminary": "P", "final": "F", "amended": "C", "corrected": "C"}
 
 
@@ -41,7 +41,15 @@ def test_bundle_is_fhir_r4(file: Path):
     assert len(report.result) == len(observations)
 
 
+def test_audit_events_are_fhir_r4():
+    bundle = Bundle.model_validate_json(read("audit-events.json"))
+    assert {entry.resource.get_resource_type() for entry in bundle.entry} == {"AuditEvent"}
+    assert {event.action for event in (entry.resource for entry in bundle.entry)} == set("CRUDE")
+
+
 def test_bundle_models_refuse_what_is_wrong():
+    with pytest.raises(ValueError, match="observer"):
+        Bundle.model_validate_json(read("audit-events.json").replace('"observer"', '"watcher"'))
     with pytest.raises(ValueError, match="status"):
         Bundle.model_validate_json(read("final.bundle.json").replace('"status":"final",', ""))
 

@@ -1,11 +1,12 @@
-/** Writes a FHIR bundle, a FHIR transaction and an HL7 message of every report case into the folder that is named. */
+/** Writes a FHIR bundle, a FHIR transaction and an HL7 message of every report case, and AuditEvents, into the folder that is named. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { auditBundle } from '../../src/reporting/audit-event.js';
 import { fhirBundle, fhirTransaction } from '../../src/reporting/fhir.js';
 import { reportOf } from '../../src/reporting/figures.js';
 import { hl7Message } from '../../src/reporting/hl7.js';
 import { DEFAULT_PROFILE } from '../../src/reporting/site-profile.js';
-import { reportCases } from '../support/reports.js';
+import { auditCases, reportCases } from '../support/reports.js';
 
 const folder = process.argv[2];
 if (folder === undefined) throw new Error('usage: tsx test/python/write-samples.ts FOLDER');
@@ -18,3 +19,5 @@ for (const [name, analysis] of Object.entries(reportCases())) {
   writeFileSync(`${file}.bundle.json`, JSON.stringify(fhirBundle(report, { profile })));
   writeFileSync(`${file}.transaction.json`, JSON.stringify(fhirTransaction(report, { profile })));
 }
+const links = { self: 'https://leukodiff.test/audit/fhir', next: 'https://leukodiff.test/audit/fhir?cursor=x' };
+writeFileSync(join(folder, 'audit-events.json'), JSON.stringify(auditBundle(Object.values(auditCases()), links)));

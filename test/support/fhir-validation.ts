@@ -28,12 +28,14 @@ const displays = codeSystemDisplays(['v3-codesystems.json', 'v2-tables.json', 'v
 
 /** What is wrong with the bundle; empty: nothing. */
 export function fhirFaults(input: unknown): string[] {
-  const bundle = JSON.parse(JSON.stringify(input)) as {
+  const parsed = JSON.parse(JSON.stringify(input)) as {
     resourceType: string;
-    entry: { fullUrl: string; resource: { resourceType: string } }[];
+    entry?: { fullUrl: string; resource: { resourceType: string } }[];
   };
+  // An empty page of a list has no entries.
+  const bundle = { ...parsed, entry: parsed.entry ?? [] };
   const faults: string[] = [];
-  for (const resource of [bundle, ...bundle.entry.map((entry) => entry.resource)]) {
+  for (const resource of [parsed, ...bundle.entry.map((entry) => entry.resource)]) {
     const { resourceType } = resource;
     try {
       validateResource(resource as Parameters<typeof validateResource>[0]);

@@ -3,12 +3,13 @@ import type { CellType } from '../../src/hematology/cell-types.js';
 import { differential } from '../../src/hematology/differential.js';
 import { reviewRules } from '../../src/hematology/review-rules.js';
 import { type Result, recount, sign, unverified, type VerifiableCell } from '../../src/hematology/verification.js';
+import type { AuditTrailEntry } from '../../src/reporting/audit-event.js';
 import type { ReportedAnalysis } from '../../src/reporting/figures.js';
 
 export const ANALYSIS_ID = '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e';
 const ENDED = '2026-11-20T08:00:01.120Z';
 const AT = '2026-11-20T08:12:40.000Z';
-const IMAGES = [{ index: 0, failed: false, qualityFlags: [] }];
+const IMAGES = [{ index: 0, failed: false, qualityFlags: [], repeatOf: null }];
 
 /** By class: how many. */
 export type Counts = Partial<Record<CellType, number>>;
@@ -101,4 +102,61 @@ export function reportCases(): Record<string, ReportedAnalysis> {
       subjectId: 'Zoë Ångström 李',
     }),
   };
+}
+
+/** Entries of the audit trail, one of each kind that there is. */
+export function auditCases(): Readonly<Record<string, AuditTrailEntry>> {
+  const read: AuditTrailEntry = {
+    id: '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d50',
+    at: AT,
+    laboratory: 'north',
+    actorKind: 'key',
+    actorId: 'k3v9x0q2m7ab',
+    operation: 'getAnalysis',
+    method: 'GET',
+    subjectId: ANALYSIS_ID,
+    status: 200,
+    outcome: 'success',
+    remote: '10.1.2.3',
+    requestId: 'lis-4711',
+  };
+  const nobody = { laboratory: null, actorKind: 'none', actorId: null, status: 401, outcome: 'refused' } as const;
+  const service = {
+    actorKind: 'system',
+    actorId: null,
+    method: null,
+    status: null,
+    requestId: null,
+    remote: null,
+  } as const;
+  const cases: Record<string, Omit<AuditTrailEntry, 'id'>> = {
+    'a read': read,
+    'an order': { ...read, operation: 'analyze', method: 'POST', status: 202 },
+    'a change by a person with a token': {
+      ...read,
+      actorKind: 'token',
+      actorId: 'https://idp.test#mlopez',
+      operation: 'reviewCell',
+      method: 'PATCH',
+    },
+    'a removal': { ...read, operation: 'deleteAnalysis', method: 'DELETE', status: 204 },
+    'a revoked key': { ...read, operation: 'revokeKey', method: 'DELETE', subjectId: 'k3v9x0q2m7ac' },
+    'nobody who is known': { ...read, ...nobody, subjectId: null, remote: '2001:db8::7' },
+    'a failure of the service': { ...read, status: 503, outcome: 'failed' },
+    'a method that changes nothing': { ...read, method: 'OPTIONS' },
+    'a removal by age': { ...read, ...service, operation: 'removeAnalysisByAge' },
+    'the service without a subject': {
+      ...read,
+      ...service,
+      laboratory: null,
+      subjectId: null,
+      operation: 'createFirstKey',
+    },
+  };
+  return Object.fromEntries(
+    Object.entries(cases).map(([name, entry], n) => [
+      name,
+      { ...entry, id: `0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2e${10 + n}` },
+    ]),
+  );
 }

@@ -65,6 +65,7 @@ describe('the configuration', () => {
     ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/33'],
     ['WEBHOOK_ALLOW_NETWORKS', 'lis.example'],
     ['WEBHOOK_PORTS', '80,http'],
+    ['SIGNATURES', 'two'],
     ['WEBHOOK_DISABLE_AFTER_DAYS', '0'],
   ])('refuses %s=%s', (name, value) => {
     expect(() => loadConfig({ [name]: value })).toThrow(new RegExp(`: ${name} must be`));
@@ -88,9 +89,10 @@ describe('the configuration', () => {
         ],
       },
     ],
-    ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/8', { webhookNetworks: [{ family: 4, base: 0x0a000000n, prefixLength: 8 }] }],
+    ['WEBHOOK_ALLOW_NETWORKS', '10.0.0.0/8', { webhookNetworks: [[{ octets: [10, 0, 0, 0] }, 8]] }],
     ['WEBHOOK_SECRET', `${TWO_SECRETS[0]}   ${TWO_SECRETS[1]}`, { webhookSecret: TWO_SECRETS.join(' ') }],
     ['ACCESS', 'open', { access: 'open' }],
+    ['SIGNATURES', 'four-eyes', { signatures: 'four-eyes' }],
     [
       'CORS_ORIGINS',
       'https://a.example, http://b.example:8080',

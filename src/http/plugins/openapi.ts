@@ -10,7 +10,7 @@ import { healthSchemas } from '../routes/health.js';
 import { homeSchema } from '../routes/home.js';
 import { analysisSchemas } from '../schemas/analysis.js';
 import { auditSchemas } from '../schemas/audit.js';
-import { EXAMPLES } from '../schemas/examples.js';
+import { BODY_EXAMPLES, EXAMPLES } from '../schemas/examples.js';
 import { keySchemas } from '../schemas/keys.js';
 import { ProblemSchema } from '../schemas/problem.js';
 import { webhookSchemas } from '../schemas/webhook.js';
@@ -157,6 +157,7 @@ function complete(document: OpenAPIV3_1.Document, deps: HttpDeps): OpenAPIV3_1.D
     for (const operation of [item?.get, item?.post, item?.patch, item?.delete] as (Operation | undefined)[]) {
       if (operation === undefined) continue;
       for (const answer of Object.values(operation.responses ?? {})) addExample(answer as OpenAPIV3_1.ResponseObject);
+      addBodyExample(operation);
       const slugs = [...(operation['x-problems'] ?? []), ...EVERYWHERE];
       operation.responses = { ...operation.responses, ...problemResponses(slugs) };
       delete operation['x-problems'];
@@ -174,9 +175,16 @@ function complete(document: OpenAPIV3_1.Document, deps: HttpDeps): OpenAPIV3_1.D
 }
 
 function addExample(answer: OpenAPIV3_1.ResponseObject): void {
-  const media = answer.content?.['application/json'];
+  const media = answer.content?.['application/json'] ?? answer.content?.['application/fhir+json'];
   const reference = media?.schema !== undefined && '$ref' in media.schema ? media.schema.$ref : '';
   const example = EXAMPLES[reference.replace('#/components/schemas/', '')];
+  if (media !== undefined && example !== undefined) media.example = example;
+}
+
+function addBodyExample({ operationId = '', requestBody }: Operation): void {
+  const media =
+    requestBody !== undefined && 'content' in requestBody ? requestBody.content['application/json'] : undefined;
+  const example = BODY_EXAMPLES[operationId];
   if (media !== undefined && example !== undefined) media.example = example;
 }
 

@@ -21,6 +21,8 @@ export function registerAnalyses(app: App, { config, database, queues }: HttpDep
         operationId: 'listAnalyses',
         tags: ['Analyses'],
         summary: 'List analyses, newest first',
+        description:
+          'The worklist of those who sign: `?signed=false`, and with `&reviewRequired=true` what needs attention.',
         querystring: AnalysesQuery,
         response: { 200: jsonAnswer('A page of analyses.', 'AnalysisList') },
         ...problems('invalid-parameters'),

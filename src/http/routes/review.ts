@@ -115,18 +115,24 @@ export function registerReview(app: App, deps: HttpDeps): void {
           tags: ['Review'],
           summary: 'Sign the result',
           description:
-            'Makes a preliminary result `final` and an amended one `corrected`. Refused while a cell has no name, or while review is required and a flagged cell was not looked at.',
+            'Makes a preliminary result `final` and an amended one `corrected`. Refused while a cell has no name, or while review is required and a flagged cell was not looked at. Where the site asks for four eyes (SIGNATURES), also to those who looked at a cell since the last signature.',
           params: AnalysisParams,
           querystring: NoQuery,
           headers: IfMatchHeader,
           body: SignBody,
           response: { 200: jsonAnswer('The signed analysis.', 'Analysis', HEADERS.entityTag) },
-          ...problems(...refusals, 'review-incomplete', 'already-signed'),
+          ...problems(...refusals, 'review-incomplete', 'already-signed', 'own-work'),
         },
       },
       async (request, reply) => {
         const { laboratory } = request.principal;
-        const outcome = await signAnalysis(database, laboratory, request.params.id, contextOf(request, request.body));
+        const outcome = await signAnalysis(
+          database,
+          laboratory,
+          request.params.id,
+          contextOf(request, request.body),
+          deps.config.signatures === 'four-eyes',
+        );
         return settle(request, reply, outcome);
       },
     );
@@ -216,13 +222,19 @@ const REASONS: Readonly<Record<Exclude<Refusal['code'], 'already_signed'>, { det
       'The result needs review, and flagged cells were not looked at: confirm or rename each by PATCH /analyses/{id}/cells/{cellId}, then sign.',
     cause: 'Nobody has looked at it.',
   },
+  own_work: {
+    detail:
+      'This site asks for four eyes, and the reviewer looked at the cells named in `errors`: somebody else has to sign.',
+    cause: 'The reviewer looked at it.',
+  },
 };
 
 function refusalProblem({ code, cells }: Refusal): ProblemError {
   if (code === 'already_signed') return new ProblemError('already-signed');
+  const slug = code === 'own_work' ? 'own-work' : 'review-incomplete';
   const { detail, cause } = REASONS[code];
   const errors: ProblemCause[] = cells
     .slice(0, LISTED_CELLS)
     .map((id) => ({ field: `cells[${id}]`, detail: cause, code }));
-  return new ProblemError('review-incomplete', { detail, errors });
+  return new ProblemError(slug, { detail, errors });
 }

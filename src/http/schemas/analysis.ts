@@ -72,9 +72,18 @@ const Image = Type.Object(
           { analysisId: Type.String({ format: 'uuid' }), index: Type.Integer({ minimum: 0 }) },
           {
             description:
-              'The image with the same bytes that came first in this laboratory, in this order or an earlier one; its cells are counted in both. It may have been removed since.',
+              'The image with the same bytes that came first in this laboratory, in this order or an earlier one. It may have been removed since.',
           },
         ),
+      ),
+    ),
+    repeatOf: Type.Optional(
+      nullable(
+        Type.Integer({
+          minimum: 0,
+          description:
+            'Index of the image of this order with the same bytes. Its cells are counted, those of this image are not, and the review says `image_repeated`.',
+        }),
       ),
     ),
     width: nullable(Type.Integer({ minimum: 1, description: 'Pixels, after the EXIF orientation.' })),
@@ -251,6 +260,9 @@ const AnalysisSummary = Type.Object(
     imageCount: Type.Integer({ minimum: 1 }),
     totalWbc: nullable(Type.Integer({ minimum: 0, description: 'Null until completed.' })),
     reviewRequired: nullable(Type.Boolean({ description: 'Null until completed.' })),
+    verificationStatus: nullable(
+      literals(REPORT_STATUSES, { description: '`verification.status` of the analysis; null until completed.' }),
+    ),
     links: Type.Ref('AnalysisLinks'),
   },
   { $id: 'AnalysisSummary', title: 'AnalysisSummary' },
@@ -324,7 +336,10 @@ const Cell = Type.Object(
       share('How unlike the pictures that the model learnt from; null for cells that an earlier model found.'),
     ),
     flags: Type.Array(Type.String(), { examples: [['border', 'low_confidence']] }),
-    counted: Type.Boolean({ description: 'Whether the border rule lets it into the differential.' }),
+    counted: Type.Boolean({
+      description:
+        'Whether it is in the differential: the border rule lets it in, and its image does not repeat another.',
+    }),
     links: Type.Object({
       crop: link('What the network saw, PNG.'),
       mask: link('Label mask of `box`, PNG: 0 background, 128 cytoplasm, 255 nucleus.'),
@@ -342,6 +357,21 @@ const CellList = Type.Object(
     links: Type.Ref('PageLinks'),
   },
   { $id: 'CellList', title: 'CellList' },
+);
+
+const FhirBundle = Type.Object(
+  {
+    resourceType: Type.Literal('Bundle'),
+    type: Type.Literal('collection'),
+    timestamp: Type.String({ format: 'date-time' }),
+    entry: Type.Array(
+      Type.Object({
+        fullUrl: Type.String({ format: 'uri' }),
+        resource: Type.Object({ resourceType: Type.String() }, { additionalProperties: true }),
+      }),
+    ),
+  },
+  { $id: 'FhirBundle', title: 'FhirBundle', description: 'FHIR R4 Bundle of a report.' },
 );
 
 /** Every shared schema, in an order in which each is known before it is referred to. */
@@ -365,4 +395,5 @@ export const analysisSchemas = [
   Morphology,
   Cell,
   CellList,
+  FhirBundle,
 ];

@@ -57,7 +57,12 @@ export const auditSchemas = [
       type: Type.Literal('searchset'),
       link: Type.Array(Type.Object({ relation: Type.String(), url: Type.String() })),
       entry: Type.Optional(
-        Type.Array(Type.Object({ fullUrl: Type.String(), resource: Type.Object({ resourceType: Type.String() }) })),
+        Type.Array(
+          Type.Object({
+            fullUrl: Type.String(),
+            resource: Type.Object({ resourceType: Type.String() }, { additionalProperties: true }),
+          }),
+        ),
       ),
     },
     { $id: 'AuditBundle', title: 'AuditBundle', description: 'FHIR R4 Bundle of AuditEvent resources.' },

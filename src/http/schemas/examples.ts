@@ -1,3 +1,5 @@
+import { auditBundle } from '../../reporting/audit-event.js';
+
 /** Examples for the contract. `redocly lint` holds them against the schemas. */
 
 const ID = '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e';
@@ -49,6 +51,7 @@ const ANALYSIS = {
       byteLength: 1_482_113,
       sha256: 'a3'.repeat(32),
       duplicateOf: null,
+      repeatOf: null,
       width: 2592,
       height: 1944,
       status: 'completed',
@@ -190,6 +193,51 @@ const DELIVERY = {
   links: { self: `/webhook-deliveries/${DELIVERY_ID}` },
 };
 
+const KEY = {
+  id: 'k3v9x0q2m7ab',
+  laboratory: 'default',
+  name: 'LIS, production',
+  scopes: ['submit', 'read'],
+  createdAt: '2026-11-19T14:00:00.000Z',
+  createdBy: null,
+  expiresAt: null,
+  revokedAt: null,
+  lastUsedAt: '2026-11-20T08:00:00.000Z',
+  replacedBy: null,
+};
+
+const AUDIT_ID = '0193a5b2-6a90-7f11-8a2b-1c2d3e4f5a6b';
+const AUDIT_ENTRY = {
+  id: AUDIT_ID,
+  at: '2026-11-20T08:00:00.000Z',
+  laboratory: 'default',
+  actorKind: 'key',
+  actorId: KEY.id,
+  operation: 'analyze',
+  method: 'POST',
+  route: '/analyze',
+  subjectId: ID,
+  status: 202,
+  outcome: 'success',
+  remote: '10.20.0.7',
+  requestId: 'b8f7a1de-6a0e-4a35-8a6e-5d4f2c1b0a99',
+} as const;
+
+const SIGNATURE = { reviewer: 'mlopez', comment: 'two fields looked at again' };
+
+/** Of bodies that are sent, by operation. */
+export const BODY_EXAMPLES: Readonly<Record<string, object>> = {
+  createKey: { name: KEY.name, scopes: KEY.scopes, expiresInDays: 365 },
+  createWebhookEndpoint: {
+    url: ENDPOINT.url,
+    description: ENDPOINT.description,
+    eventTypes: ENDPOINT.eventTypes,
+  },
+  updateWebhookEndpoint: { enabled: true },
+  reviewCell: { class: 'monocyte', reviewer: 'mlopez', comment: 'kidney-shaped nucleus' },
+  signAnalysis: SIGNATURE,
+};
+
 /** By the name of the schema that an answer has. */
 export const EXAMPLES: Readonly<Record<string, object>> = {
   AcceptedAnalysis: ACCEPTED,
@@ -208,12 +256,51 @@ export const EXAMPLES: Readonly<Record<string, object>> = {
         imageCount: 1,
         totalWbc: 104,
         reviewRequired: false,
+        verificationStatus: 'preliminary',
         links: LINKS,
       },
     ],
     nextCursor: null,
     links: { next: null },
   },
+  Home: {
+    name: 'Leukodiff',
+    version: '0.1.0',
+    welcome: 'White blood cell differentials from blood smear images.',
+    links: {
+      analyze: '/analyze',
+      analyses: '/analyses',
+      docs: '/docs',
+      openapi: '/openapi.json',
+      ready: '/health/ready',
+    },
+  },
+  Alive: { status: 'alive' },
+  ApiKey: KEY,
+  ApiKeyList: { items: [KEY] },
+  CreatedApiKey: { key: { ...KEY, lastUsedAt: null }, token: `lk_${KEY.id}_${'x'.repeat(43)}` },
+  AuditList: { items: [AUDIT_ENTRY], nextCursor: null, links: { next: null } },
+  AuditBundle: auditBundle([AUDIT_ENTRY], {
+    self: '/audit/fhir?limit=1',
+    next: `/audit/fhir?limit=1&cursor=${AUDIT_ID}`,
+  }),
+  FhirBundle: {
+    resourceType: 'Bundle',
+    type: 'collection',
+    timestamp: '2026-11-20T08:12:40.000Z',
+    entry: [
+      {
+        fullUrl: 'urn:uuid:0193a5b2-6a5c-8c3e-9d53-0f7a3b1c2d4f',
+        resource: {
+          resourceType: 'DiagnosticReport',
+          status: 'final',
+          code: { text: 'Leukocyte differential by image analysis' },
+          issued: '2026-11-20T08:12:40.000Z',
+        },
+      },
+    ],
+  },
+  Cell: CELL,
   CellList: { items: [CELL], total: 1, nextCursor: null, links: { next: null } },
   ReviewChangeList: {
     items: [

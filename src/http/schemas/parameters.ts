@@ -59,6 +59,15 @@ export const AnalysesQuery = Type.Object(
       }),
     ),
     status: Type.Optional(literals(ANALYSIS_STATUSES, { description: 'Only analyses in this state.' })),
+    signed: Type.Optional(
+      Type.Boolean({
+        description:
+          'Only results. `false`: those that wait for a signature (`preliminary`, or `amended`: changed since); `true`: those that are signed as they stand.',
+      }),
+    ),
+    reviewRequired: Type.Optional(
+      Type.Boolean({ description: 'Only results. `true`: those that a person must look at; `false`: the others.' }),
+    ),
     limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 20, description: 'Analyses a page.' })),
     cursor: cursor(UUID_PATTERN),
   },

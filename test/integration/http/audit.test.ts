@@ -3,6 +3,7 @@ import type { LightMyRequestResponse } from 'fastify';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createApiKey, type Scope } from '../../../src/storage/api-keys.js';
 import { type AuditEntry, removeAuditOlderThan } from '../../../src/storage/audit.js';
+import { fhirFaults } from '../../support/fhir-validation.js';
 import { expectContract } from './contract.js';
 import { analyzeRequest, blob, finish, type Harness, picture, startHarness } from './harness.js';
 
@@ -211,6 +212,8 @@ describe('the audit trail', () => {
     const response = await harness.app.inject({ url: '/audit/fhir?limit=1', headers });
     expectContract(harness.app, response, 'get', '/audit/fhir');
     expect(response.headers['content-type']).toMatch(/^application\/fhir\+json/);
+    expect(fhirFaults(response.json())).toEqual([]);
+    expect(fhirFaults((await harness.app.inject({ url: '/audit/fhir', headers })).json())).toEqual([]);
     expect(response.json()).toMatchObject({
       resourceType: 'Bundle',
       type: 'searchset',

@@ -172,6 +172,119 @@ describe('from preliminary to corrected', () => {
   });
 });
 
+describe('four eyes', () => {
+  let own: Harness;
+  beforeAll(async () => {
+    own = await startHarness({ signatures: 'four-eyes' });
+  });
+  afterAll(() => own.close());
+
+  it('nobody signs alone what they looked at; after a signature the count begins anew', async () => {
+    const { id } = (await post(own.app, [['images', blob(png, 'image/png'), 'a.png']])).json();
+    await finish(own, id, { images: 1, classes: ['neutrophil', 'blast'] });
+    const act = async (method: 'PATCH' | 'POST', path: string, payload: object) => {
+      const response = await own.app.inject({
+        method,
+        url: `/analyses/${id}/${path}`,
+        payload,
+        headers: { 'if-match': '*' },
+      });
+      const operation = method === 'PATCH' ? '/analyses/{id}/cells/{cellId}' : '/analyses/{id}/sign';
+      expectContract(own.app, response, method === 'PATCH' ? 'patch' : 'post', operation);
+      return response;
+    };
+    const signBy = (reviewer: string) => act('POST', 'sign', { reviewer });
+    const lookBy = (reviewer: string, type: CellType) => act('PATCH', 'cells/0-1', { class: type, reviewer });
+    await lookBy('mlopez', 'blast');
+    // What is incomplete is said first: it would stop everybody.
+    const refused = await signBy('MLopez');
+    expect(refused.statusCode).toBe(409);
+    expect(slugOf(refused)).toBe('own-work');
+    expect(refused.json().errors).toEqual([{ field: 'cells[0-1]', detail: expect.any(String), code: 'own_work' }]);
+    expect(refused.body).not.toContain('opez');
+    expect((await signBy('akim')).json().verification).toMatchObject({ status: 'final', signedBy: 'akim' });
+    // Who signed may correct; then it is not theirs to sign, but that of the first again.
+    await lookBy('akim', 'lymphocyte');
+    expect(slugOf(await signBy('akim'))).toBe('own-work');
+    expect((await signBy('mlopez')).json().verification).toMatchObject({ status: 'corrected', signedBy: 'mlopez' });
+  });
+
+  it('is not asked for unless the site says so', async () => {
+    const id = await analysis(['neutrophil', 'blast']);
+    await name(id, '0-1', 'blast');
+    expect((await sign(id)).statusCode).toBe(200);
+  });
+});
+
+describe('the worklist', () => {
+  const listed = async (query: string): Promise<[string, string | null][]> => {
+    const response = await get(`/analyses?accessionNumber=W-1&${query}`);
+    expectContract(harness.app, response, 'get', '/analyses');
+    return response
+      .json()
+      .items.map((one: { id: string; verificationStatus: string | null }) => [one.id, one.verificationStatus]);
+  };
+
+  it('holds what waits for a signature: new, changed after one, or of a version without; nothing unfinished or failed', async () => {
+    const order = { accessionNumber: 'W-1' };
+    const [untouched, signed, changed] = [
+      await analysis(['neutrophil', 'lymphocyte'], order),
+      await analysis(['neutrophil', 'lymphocyte'], order),
+      await analysis(['neutrophil', 'blast'], order),
+    ];
+    expect((await sign(signed)).statusCode).toBe(200);
+    await name(changed, '0-1', 'blast');
+    await sign(changed);
+    await name(changed, '0-0', 'monocyte');
+    const old = await analysis(['neutrophil', 'lymphocyte'], order);
+    await harness.database.pool.query(
+      `UPDATE analyses SET result = (result::jsonb - 'verification')::json WHERE id = $1`,
+      [old],
+    );
+    const form = [['images', blob(png, 'image/png'), 'a.png'] as const, ['accessionNumber', 'W-1'] as const];
+    const running: string = (await post(harness.app, form)).json().id;
+    const failed: string = (await post(harness.app, form)).json().id;
+    await finish(harness, failed, { images: 1, failed: [0] });
+    expect(await listed('signed=false')).toEqual([
+      [old, 'preliminary'],
+      [changed, 'amended'],
+      [untouched, 'preliminary'],
+    ]);
+    expect(await listed('signed=true')).toEqual([[signed, 'final']]);
+    expect(await listed('signed=false&reviewRequired=true')).toEqual([[changed, 'amended']]);
+    expect((await listed('reviewRequired=false')).map(([id]) => id)).toEqual([old, signed, untouched]);
+    expect(await listed('signed=false&status=failed')).toEqual([]);
+    const all = await listed('limit=100');
+    expect(all.slice(0, 2)).toEqual([
+      [failed, null],
+      [running, null],
+    ]);
+    expect(all).toHaveLength(6);
+    const first = (await get('/analyses?accessionNumber=W-1&signed=false&limit=1')).json();
+    expect(first.links.next).toContain('signed=false');
+    expect((await get(first.links.next)).json().items[0].id).toBe(changed);
+    expect((await sign(changed)).json().verification.status).toBe('corrected');
+    expect((await listed('signed=true'))[0]).toEqual([changed, 'corrected']);
+  });
+
+  it('is found by its index, however many are signed', async () => {
+    const client = await harness.database.pool.connect();
+    try {
+      await client.query('BEGIN');
+      await client.query('SET LOCAL enable_seqscan = off');
+      const { rows } = await client.query<{ 'QUERY PLAN': string }>(
+        `EXPLAIN SELECT id FROM analyses WHERE laboratory = 'default' AND status = 'completed'
+            AND coalesce(result->'verification'->>'status', 'preliminary') IN ('preliminary', 'amended')
+          ORDER BY id DESC LIMIT 21`,
+      );
+      expect(rows.map((row) => row['QUERY PLAN']).join('\n')).toContain('analyses_unsigned_idx');
+      await client.query('ROLLBACK');
+    } finally {
+      client.release();
+    }
+  });
+});
+
 describe('two people at once', () => {
   it('asks which state is meant', async () => {
     const id = await analysis(['neutrophil', 'neutrophil']);

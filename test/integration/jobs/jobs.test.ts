@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Webhook } from 'standardwebhooks';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { CellType } from '../../../src/hematology/cell-types.js';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
 import { type SweepDeps, sweep } from '../../../src/jobs/sweep.js';
 import type { JobWorker, WorkerDeps } from '../../../src/jobs/worker.js';
@@ -18,6 +19,7 @@ import {
 } from '../../../src/storage/analyses.js';
 import { getCells } from '../../../src/storage/cells.js';
 import type { AnalysisDocument } from '../../../src/storage/documents.js';
+import { reviewCell, signAnalysis } from '../../../src/storage/reviews.js';
 import { UndecodableImageError, type Vision } from '../../../src/vision/index.js';
 import {
   openTestDatabase,
@@ -150,6 +152,48 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     const text = await metrics.registry.metrics();
     expect(text).toContain('leukodiff_images_total{outcome="completed",reason="none"} 3');
     expect(text).toContain('leukodiff_cells_total{class="lymphocyte"} 2');
+  });
+
+  it('count the cells of an image once that came twice, also when people change them', async () => {
+    work(async (bytes) =>
+      imageAnalysis(
+        textOf(bytes) === 'one' ? [cellFinding('blast'), cellFinding('unidentified')] : [cellFinding('monocyte')],
+      ),
+    );
+    const id = await post(['one', 'two', 'one'], { targetCells: 2 });
+    const document = await ended(id);
+    expect(document.images.map((image) => image.repeatOf)).toEqual([null, null, 0]);
+    expect(document.images.map((image) => image.cellCount)).toEqual([2, 1, 2]);
+    expect(document.differential).toMatchObject({ totalWbc: 2, notCounted: 0 });
+    const reasons = Object.fromEntries(document.review?.reasons.map((one) => [one.code, one]) ?? []);
+    expect(reasons['image_repeated']).toMatchObject({ value: 1, images: [2] });
+    expect(reasons['blasts_present']).toMatchObject({ value: 1, images: [0] });
+    // Nobody has to look at the same cell twice.
+    expect(document.verification).toMatchObject({ cellsToReview: 2, cellsLeft: 2 });
+    const { items } = (await getCells(test.database, 'default', id, { limit: 10 })) ?? { items: [] };
+    expect(items.map((cell) => [cell.id, cell.counted])).toEqual([
+      ['0-0', true],
+      ['0-1', true],
+      ['1-0', true],
+      ['2-0', false],
+      ['2-1', false],
+    ]);
+    const context = {
+      reviewer: 'mlopez',
+      comment: null,
+      isCurrent: () => true,
+      eventsOf: () => [],
+      reportsOf: () => [],
+    };
+    const act = (cell: string, to: CellType) => reviewCell(test.database, 'default', id, cell, to, context);
+    expect(await act('0-0', 'blast')).toMatchObject({ kind: 'done' });
+    expect(await act('2-0', 'lymphocyte')).toMatchObject({ kind: 'done' });
+    expect(await act('0-1', 'neutrophil')).toMatchObject({
+      kind: 'done',
+      document: { differential: { totalWbc: 3 }, verification: { cellsLeft: 0 } },
+    });
+    const signed = await signAnalysis(test.database, 'default', id, context);
+    expect(signed).toMatchObject({ kind: 'done', document: { verification: { status: 'final' } } });
   });
 
   it('analyse images of one order side by side', async () => {

@@ -127,6 +127,7 @@ describe('an order', () => {
         byteLength: 100,
         sha256: createHash('sha256').update(bytes).digest('hex'),
         duplicateOf: null,
+        repeatOf: null,
         width: 320,
         height: 240,
         status: 'queued',

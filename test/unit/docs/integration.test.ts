@@ -2,10 +2,12 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { loadConfig } from '../../../src/config.js';
+import { PROBLEMS } from '../../../src/http/problems.js';
 import { fhirBundle } from '../../../src/reporting/fhir.js';
 import { reportOf } from '../../../src/reporting/figures.js';
 import { hl7Message } from '../../../src/reporting/hl7.js';
 import { DEFAULT_PROFILE } from '../../../src/reporting/site-profile.js';
+import { WEBHOOK_EVENT_TYPES } from '../../../src/reporting/webhook-event.js';
 import { reportCases } from '../../support/reports.js';
 
 const guide = readFileSync(new URL('../../../docs/integration.md', import.meta.url), 'utf8');
@@ -42,12 +44,29 @@ describe('docs/integration.md', () => {
   });
 
   it('names only settings that exist, with values that are accepted', () => {
-    const settings = [...guide.matchAll(/`([A-Z0-9]+_[A-Z0-9_]+)(?:=([^`]+))?`/g)];
+    // Node's own names: an environment variable, and what a connection failed of.
+    const nodes = [
+      'NODE_EXTRA_CA_CERTS',
+      'CERT_HAS_EXPIRED',
+      'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+      'SELF_SIGNED_CERT_IN_CHAIN',
+    ];
+    const settings = [...guide.matchAll(/`([A-Z0-9]+_[A-Z0-9_]+)(?:=([^`]+))?`/g)].filter(
+      ([, name = '']) => !nodes.includes(name),
+    );
     const known = readFileSync(new URL('../../../docs/configuration.md', import.meta.url), 'utf8');
     for (const [, name = '', value] of settings) {
       expect(known).toContain(`\`${name}\``);
       if (value !== undefined) expect(() => loadConfig({ [name]: value })).not.toThrow();
     }
     expect(settings.length).toBeGreaterThan(4);
+  });
+
+  it('names only problems, review reasons and events that exist', () => {
+    const answers = [...guide.matchAll(/\b(?:401|403|404|409|412|422|428|429|503|507)[^.|\n]{0,40}?\(`([a-z-]+)`/g)];
+    for (const [, slug = ''] of answers) expect(Object.keys(PROBLEMS)).toContain(slug);
+    expect(answers.length).toBeGreaterThan(6);
+    const events = new Set([...guide.matchAll(/`((?:analysis|webhook)\.[a-z_]+)`/g)].map(([, type]) => type));
+    expect([...events].sort()).toEqual([...WEBHOOK_EVENT_TYPES, 'webhook.ping'].sort());
   });
 });

@@ -38,7 +38,7 @@ function review({ counts = NORMAL, cells = [], images = [{}], targetCells = 1, w
   return reviewRules({
     differential: differential(all, { targetCells, ...(wbcCount === undefined ? {} : { wbcCount }) }),
     cells: all,
-    images: images.map((image, index) => ({ index, failed: false, qualityFlags: [], ...image })),
+    images: images.map((image, index) => ({ index, failed: false, qualityFlags: [], repeatOf: null, ...image })),
   });
 }
 
@@ -175,6 +175,13 @@ const CASES: { code: ReviewCode; passes: Case; fails: Case; value: number | null
     fails: { images: [{}, { qualityFlags: ['scale_unknown'] }] },
     value: 1,
     images: [1],
+  },
+  {
+    code: 'image_repeated',
+    passes: { images: [{}, {}, {}] },
+    fails: { images: [{}, { repeatOf: 0 }, { repeatOf: 0 }] },
+    value: 2,
+    images: [1, 2],
   },
 ];
 

@@ -111,6 +111,20 @@ describe('sign', () => {
     expect(refusal({ cells, result })).toBeNull();
   });
 
+  it('is refused to those who looked at cells, where the site asks for four eyes', () => {
+    const { result, cells } = start(HEALTHY);
+    const looks = [
+      { cell: '0-4', reviewer: 'MLópez ' },
+      { cell: '0-4', reviewer: 'mlópez' },
+      { cell: '0-9', reviewer: 'mlo\u0301pez' },
+      { cell: '0-5', reviewer: 'akim' },
+    ];
+    const signedBy = (reviewer: string) => sign(result, cells, { reviewer, at: '2026-11-20T09:00:00.000Z', looks });
+    expect(signedBy('mlópez')).toEqual({ refused: { code: 'own_work', cells: ['0-4', '0-9'] } });
+    expect(signedBy(' AKim')).toEqual({ refused: { code: 'own_work', cells: ['0-5'] } });
+    expect(signedBy('mlopez2')).toMatchObject({ signed: { verification: { status: 'final', signedBy: 'mlopez2' } } });
+  });
+
   it('refuses a second signature on the same result', () => {
     const { result, cells } = start(HEALTHY);
     expect(refusal({ cells, result: signedResult(result, cells) })).toEqual({ code: 'already_signed', cells: [] });

@@ -25,6 +25,7 @@ describe('conclude', () => {
     index,
     failed,
     qualityFlags: [],
+    repeatOf: null,
     problem: failed ? truncated : null,
   });
 

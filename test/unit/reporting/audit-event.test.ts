@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type AuditTrailEntry, auditBundle, auditEvent } from '../../../src/reporting/audit-event.js';
+import { fhirFaults } from '../../support/fhir-validation.js';
+import { auditCases } from '../../support/reports.js';
 
 const ENTRY: AuditTrailEntry = {
   id: '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e',
@@ -97,5 +99,34 @@ describe('a Bundle', () => {
     const bundle = auditBundle([ENTRY], { self: '/audit/fhir', next: '/audit/fhir?cursor=x' });
     expect(bundle.link[1]).toEqual({ relation: 'next', url: '/audit/fhir?cursor=x' });
     expect(bundle.entry?.[0]?.fullUrl).toBe(`urn:uuid:${ENTRY.id}`);
+  });
+});
+
+/** As others see it: the judges of test/support/fhir-validation.ts. */
+describe('FHIR R4', () => {
+  const links = { self: 'https://leukodiff.test/audit/fhir', next: null };
+
+  it.each(Object.entries(auditCases()))('is kept by the entry of %s', (_name, entry) => {
+    expect(fhirFaults(auditBundle([entry], links))).toEqual([]);
+  });
+
+  it('is kept by an empty page, and by a full one', () => {
+    expect(fhirFaults(auditBundle([], links))).toEqual([]);
+    const entries = Object.values(auditCases());
+    expect(fhirFaults(auditBundle(entries, { ...links, next: `${links.self}?cursor=x` }))).toEqual([]);
+  });
+
+  it.each([
+    ['without a type', { type: undefined }],
+    ['without an observer', { source: {} }],
+    ['without an agent', { agent: [] }],
+    ['with an outcome that there is not', { outcome: '5' }],
+    ['with an action that there is not', { action: 'X' }],
+    ['with a field that there is not', { laboratory: 'north' }],
+    ['with a code that there is not', { type: { ...auditEvent(ENTRY).type, code: 'http' } }],
+  ])('would be missed %s', (_what, change) => {
+    const bundle = auditBundle([ENTRY], links);
+    const entry = bundle.entry?.map((one) => ({ ...one, resource: { ...one.resource, ...change } }));
+    expect(fhirFaults({ ...bundle, entry })).not.toEqual([]);
   });
 });
