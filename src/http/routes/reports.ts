@@ -45,21 +45,7 @@ export function registerReports(app: App, { config, database, outgoing }: HttpDe
         description:
           'A collection with DiagnosticReport, Observations, Specimen, Device, Media and Provenance. Status is that of the review: preliminary, final, amended or corrected.',
         ...common,
-        response: answer(
-          'The bundle.',
-          FHIR_MEDIA_TYPE,
-          Type.Object({
-            resourceType: Type.Literal('Bundle'),
-            type: Type.Literal('collection'),
-            timestamp: Type.String({ format: 'date-time' }),
-            entry: Type.Array(
-              Type.Object({
-                fullUrl: Type.String({ format: 'uri' }),
-                resource: Type.Object({ resourceType: Type.String() }, { additionalProperties: true }),
-              }),
-            ),
-          }),
-        ),
+        response: answer('The bundle.', FHIR_MEDIA_TYPE, Type.Ref('FhirBundle')),
       },
     },
     async (request, reply) => {
