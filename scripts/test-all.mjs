@@ -4,7 +4,8 @@
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
  * - the browser test of /docs (Chromium)
  * - the training package's tests (Python, from .venv)
- * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2
+ * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2,
+ *   the client that docs/integration.md generates
  *
  *     npm run test:all
  *     npm run test:all -- --beyond     without `npm test`, where that ran before
@@ -73,7 +74,7 @@ function pythonTests() {
   const samples = mkdtempSync(join(tmpdir(), 'leukodiff-reports-'));
   run('report samples', 'npx', ['tsx', 'test/python/write-samples.ts', samples]);
   const report = `--junitxml=${join(REPORTS, 'python.xml')}`;
-  run('reports in Python', PYTHON, ['-m', 'pytest', 'test/python', '-q', report], { REPORT_SAMPLES: samples });
+  run('clients in Python', PYTHON, ['-m', 'pytest', 'test/python', '-q', report], { REPORT_SAMPLES: samples });
   rmSync(samples, { recursive: true, force: true });
 }
 

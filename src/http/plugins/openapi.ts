@@ -12,7 +12,10 @@ import { analysisSchemas } from '../schemas/analysis.js';
 import { auditSchemas } from '../schemas/audit.js';
 import { BODY_EXAMPLES, EXAMPLES } from '../schemas/examples.js';
 import { keySchemas } from '../schemas/keys.js';
+import { analyzeFormSchema } from '../schemas/order.js';
 import { ProblemSchema } from '../schemas/problem.js';
+import { reportSchemas } from '../schemas/reports.js';
+import { reviewSchemas } from '../schemas/review.js';
 import { webhookSchemas } from '../schemas/webhook.js';
 import type { App } from '../types.js';
 import type { Access } from './access.js';
@@ -57,7 +60,10 @@ const DESCRIPTION = [
 export async function registerOpenApi(app: App, deps: HttpDeps): Promise<void> {
   const schemas = [
     ProblemSchema,
+    analyzeFormSchema(deps.config.maxImages),
     ...analysisSchemas,
+    ...reviewSchemas,
+    ...reportSchemas,
     ...keySchemas,
     ...auditSchemas,
     ...healthSchemas,

@@ -7,7 +7,7 @@ import type { HttpDeps } from '../deps.js';
 import { enqueueCommitted } from '../enqueue.js';
 import { type AcceptedAnalysis, analysisLinks, type LinkedAnalysis } from '../links.js';
 import { type ProblemCause, ProblemError } from '../problems.js';
-import { analyzeFormSchema } from '../schemas/order.js';
+import { AnalyzeFormBody } from '../schemas/order.js';
 import { IdempotencyKeyHeader, NoQuery, PreferHeader } from '../schemas/parameters.js';
 import { HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
 import type { App } from '../types.js';
@@ -47,7 +47,7 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
         properties: { ...PreferHeader.properties, ...IdempotencyKeyHeader.properties },
       },
       querystring: NoQuery,
-      body: analyzeFormSchema(config.maxImages),
+      body: AnalyzeFormBody,
       response: {
         200: jsonAnswer(
           'The finished analysis, after `Prefer: wait=N`.',

@@ -1,7 +1,5 @@
 /** What people do to a result: look at cells, sign, and read who did what. Optimistic locking by ETag and If-Match. */
-import { Type } from '@fastify/type-provider-typebox';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { CELL_TYPES } from '../../hematology/cell-types.js';
 import type { Refusal } from '../../hematology/verification.js';
 import { signedEvent } from '../../jobs/stored-events.js';
 import { outgoingReports } from '../../reporting/outgoing.js';
@@ -20,43 +18,14 @@ import { entityTag, isPrecondition } from '../etag.js';
 import { registerJsonScope } from '../json-scope.js';
 import { type LinkedAnalysis, withAnalysisLinks, withCellLinks } from '../links.js';
 import { type ProblemCause, ProblemError } from '../problems.js';
-import {
-  AnalysisParams,
-  CellParams,
-  IDENTIFIER_MAX_LENGTH,
-  IfMatchHeader,
-  literals,
-  NoQuery,
-  PRINTABLE_PATTERN,
-} from '../schemas/parameters.js';
+import { AnalysisParams, CellParams, IfMatchHeader, NoQuery } from '../schemas/parameters.js';
 import { HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
+import { CellReviewBody, SignatureBody } from '../schemas/review.js';
 import type { App } from '../types.js';
 import { POLL_SECONDS } from './analyses.js';
 
-const COMMENT_MAX_LENGTH = 2_000;
 /** More cells than this are not listed one by one in a problem. */
 const LISTED_CELLS = 100;
-
-const reviewer = Type.String({
-  minLength: 1,
-  maxLength: IDENTIFIER_MAX_LENGTH,
-  pattern: PRINTABLE_PATTERN,
-  description: 'Who does it: the name or number by which the laboratory knows the person.',
-  examples: ['mlopez'],
-});
-const comment = Type.Optional(
-  Type.String({ maxLength: COMMENT_MAX_LENGTH, pattern: PRINTABLE_PATTERN, description: 'Kept with the change.' }),
-);
-
-const SignBody = Type.Object({ reviewer, comment }, { additionalProperties: false });
-const CellBody = Type.Object(
-  {
-    reviewer,
-    comment,
-    class: literals(CELL_TYPES, { description: 'What the person sees; the same class as before confirms it.' }),
-  },
-  { additionalProperties: false },
-);
 
 export function registerReview(app: App, deps: HttpDeps): void {
   const { database } = deps;
@@ -89,7 +58,7 @@ export function registerReview(app: App, deps: HttpDeps): void {
           params: CellParams,
           querystring: NoQuery,
           headers: IfMatchHeader,
-          body: CellBody,
+          body: CellReviewBody,
           response: { 200: jsonAnswer('The cell; ETag is that of the analysis now.', 'Cell', HEADERS.entityTag) },
           ...problems(...refusals, 'cell-not-found'),
         },
@@ -119,7 +88,7 @@ export function registerReview(app: App, deps: HttpDeps): void {
           params: AnalysisParams,
           querystring: NoQuery,
           headers: IfMatchHeader,
-          body: SignBody,
+          body: SignatureBody,
           response: { 200: jsonAnswer('The signed analysis.', 'Analysis', HEADERS.entityTag) },
           ...problems(...refusals, 'review-incomplete', 'already-signed', 'own-work'),
         },

@@ -359,21 +359,6 @@ const CellList = Type.Object(
   { $id: 'CellList', title: 'CellList' },
 );
 
-const FhirBundle = Type.Object(
-  {
-    resourceType: Type.Literal('Bundle'),
-    type: Type.Literal('collection'),
-    timestamp: Type.String({ format: 'date-time' }),
-    entry: Type.Array(
-      Type.Object({
-        fullUrl: Type.String({ format: 'uri' }),
-        resource: Type.Object({ resourceType: Type.String() }, { additionalProperties: true }),
-      }),
-    ),
-  },
-  { $id: 'FhirBundle', title: 'FhirBundle', description: 'FHIR R4 Bundle of a report.' },
-);
-
 /** Every shared schema, in an order in which each is known before it is referred to. */
 export const analysisSchemas = [
   AnalysisLinks,
@@ -395,5 +380,4 @@ export const analysisSchemas = [
   Morphology,
   Cell,
   CellList,
-  FhirBundle,
 ];

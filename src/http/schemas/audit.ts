@@ -47,7 +47,7 @@ export const auditSchemas = [
     {
       items: Type.Array(Type.Ref('AuditEntry')),
       nextCursor: nullable(Type.String({ description: 'Null on the last page.' })),
-      links: Type.Object({ next: nullable(Type.String({ format: 'uri-reference' })) }),
+      links: Type.Ref('PageLinks'),
     },
     { $id: 'AuditList', title: 'AuditList' },
   ),

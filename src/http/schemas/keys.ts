@@ -1,4 +1,4 @@
-import { Type } from '@fastify/type-provider-typebox';
+import { type Static, Type } from '@fastify/type-provider-typebox';
 import { KEY_NAME_MAX_LENGTH, SCOPES } from '../../storage/api-keys.js';
 import { literals, nullable, PRINTABLE_PATTERN } from './parameters.js';
 
@@ -36,19 +36,7 @@ export const ApiKeySchema = Type.Object(
   { $id: 'ApiKey', title: 'ApiKey' },
 );
 
-export const keySchemas = [
-  ApiKeySchema,
-  Type.Object({ items: Type.Array(Type.Ref('ApiKey')) }, { $id: 'ApiKeyList', title: 'ApiKeyList' }),
-  Type.Object(
-    {
-      key: Type.Ref('ApiKey'),
-      token: Type.String({ description: 'The key itself. It is told here and never again.' }),
-    },
-    { $id: 'CreatedApiKey', title: 'CreatedApiKey' },
-  ),
-];
-
-export const NewApiKeyBody = Type.Object(
+const NewApiKeySchema = Type.Object(
   {
     name: Type.String({
       minLength: 1,
@@ -64,6 +52,21 @@ export const NewApiKeyBody = Type.Object(
   },
   { $id: 'NewApiKey', title: 'NewApiKey', ...strict },
 );
+/** As a body refers to it. */
+export const NewApiKeyBody = Type.Unsafe<Static<typeof NewApiKeySchema>>(Type.Ref('NewApiKey'));
+
+export const keySchemas = [
+  NewApiKeySchema,
+  ApiKeySchema,
+  Type.Object({ items: Type.Array(Type.Ref('ApiKey')) }, { $id: 'ApiKeyList', title: 'ApiKeyList' }),
+  Type.Object(
+    {
+      key: Type.Ref('ApiKey'),
+      token: Type.String({ description: 'The key itself. It is told here and never again.' }),
+    },
+    { $id: 'CreatedApiKey', title: 'CreatedApiKey' },
+  ),
+];
 
 /** A client has this long to change over, where nothing else is said. */
 export const DEFAULT_OVERLAP_SECONDS = 24 * 60 * 60;

@@ -15,6 +15,9 @@ const text = (description: string, examples?: string[]) =>
     }),
   );
 
+/** As the body refers to it. */
+export const AnalyzeFormBody = Type.Ref('AnalyzeForm');
+
 /** @param maxImages Upper limit of `images`, from the configuration. */
 export function analyzeFormSchema(maxImages: number) {
   return Type.Object(

@@ -8,16 +8,8 @@ import { reportOf } from '../../../src/reporting/figures.js';
 import { hl7Message } from '../../../src/reporting/hl7.js';
 import { DEFAULT_PROFILE } from '../../../src/reporting/site-profile.js';
 import { WEBHOOK_EVENT_TYPES } from '../../../src/reporting/webhook-event.js';
+import { guide, guideCode } from '../../support/guide.js';
 import { reportCases } from '../../support/reports.js';
-
-const guide = readFileSync(new URL('../../../docs/integration.md', import.meta.url), 'utf8');
-
-/** The code block whose info string is `info`. */
-function block(info: string): string {
-  const text = guide.split(`\`\`\`${info}\n`)[1]?.split('\n```')[0];
-  if (text === undefined) throw new Error(`the guide has no block ${info}`);
-  return text;
-}
 
 const { final } = reportCases();
 if (final === undefined) throw new Error('no case');
@@ -26,7 +18,8 @@ const report = reportOf(final, DEFAULT_PROFILE);
 describe('docs/integration.md', () => {
   it('shows segments of a real HL7 message, in order', () => {
     const segments = hl7Message(report, DEFAULT_PROFILE).split('\r');
-    const shown = block('text hl7')
+    const shown = guideCode('text hl7')
+      .trimEnd()
       .split('\n')
       .filter((line) => line !== '…');
     const places = shown.map((line) => segments.indexOf(line));
@@ -37,7 +30,7 @@ describe('docs/integration.md', () => {
 
   it('shows an Observation of a real bundle', () => {
     const bundle = fhirBundle(report, { profile: DEFAULT_PROFILE });
-    const shown = JSON.parse(block('json fhir'));
+    const shown = JSON.parse(guideCode('json fhir'));
     const [code] = shown.code.coding;
     const made = bundle.entry.find(({ resource }) => JSON.stringify(resource['code']).includes(code.code));
     expect(made?.resource).toMatchObject(shown);
