@@ -44,6 +44,7 @@ class CellGraph(nn.Module):
         super().__init__()
         self.network = network
         self.register_buffer("temperature", torch.tensor(float(temperature)))
+        self.register_buffer("correction", torch.tensor([c.PRIOR_CORRECTION.get(name, 0.0) for name in c.CLASSES]))
 
     def forward(self, crops: Tensor, prior: Tensor) -> tuple[Tensor, ...]:
         network = self.network
@@ -56,11 +57,11 @@ class CellGraph(nn.Module):
         alone = network.constancy.on_clear_ground(rgb, fine).flip(3)
         second = network.heads(network.fused(alone, (prior * fine).flip(3)), first.segmentation.flip(3))
         counts = torch.clamp(cell.mean(dim=(1, 2, 3)) / self.counts_from, 0, 1)[:, None]
-        logits = first.logits + 0.5 * counts * (second.logits - first.logits)
+        one, other = first.logits - self.correction, second.logits - self.correction
+        logits = one + 0.5 * counts * (other - one)
         attributes = first.attributes + 0.5 * counts * (second.attributes - first.attributes)
-        one = torch.softmax(first.logits / self.temperature, dim=1)
-        other = torch.softmax(second.logits / self.temperature, dim=1)
-        agreement = torch.sqrt(one * other).sum(dim=1)  # Bhattacharyya's coefficient
+        p, q = torch.softmax(one / self.temperature, dim=1), torch.softmax(other / self.temperature, dim=1)
+        agreement = torch.sqrt(p * q).sum(dim=1)  # Bhattacharyya's coefficient
         cam = normalised(network.grad_cam(first.evidence, logits.argmax(dim=1)))
         coarse = F.avg_pool2d(cell, c.CROP_SIZE // c.MASK_STRIDE // c.CAM_SIZE)[:, 0]
         salient = F.avg_pool2d(prior, c.CROP_SIZE // c.CAM_SIZE)[:, 0]
