@@ -15,7 +15,7 @@ const [RED, YELLOW, BLUE] = [
   [29, 78, 216],
 ] as const;
 
-const modelDir = 'models/sg-cldff/1.1.0';
+const modelDir = 'models/sg-cldff/1.2.0';
 
 const smear = drawSmear({
   seed: 20261123,

@@ -250,7 +250,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
   variable(
     'MODEL_DIR',
     'modelDir',
-    'models/sg-cldff/1.1.0',
+    'models/sg-cldff/1.2.0',
     'Folder of the model (manifest.json and ONNX files), relative to the program.',
     (text) => resolve(PACKAGE_ROOT, text),
   ),

@@ -10,7 +10,7 @@ import { createInferencePool, type InferencePool, type InferencePoolOptions } fr
 import type { CellsInput, FieldInput } from '../../src/vision/infer-messages.js';
 import { loadModel, type Model } from '../../src/vision/manifest.js';
 
-const MODEL_DIR = process.env['MODEL_DIR'] ?? 'models/sg-cldff/1.1.0';
+const MODEL_DIR = process.env['MODEL_DIR'] ?? 'models/sg-cldff/1.2.0';
 const CRASHING = new URL('../support/crashing-worker.mjs', import.meta.url);
 const cudaLibrary = join(
   dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')),

@@ -18,7 +18,7 @@ import {
   type TruthCell,
 } from '../support/smear.js';
 
-const MODEL_DIR = process.env['MODEL_DIR'] ?? 'models/sg-cldff/1.1.0';
+const MODEL_DIR = process.env['MODEL_DIR'] ?? 'models/sg-cldff/1.2.0';
 const ALL = { neutrophil: 2, lymphocyte: 2, monocyte: 1, eosinophil: 1, basophil: 1 };
 
 let vision: Vision;

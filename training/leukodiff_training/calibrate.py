@@ -5,7 +5,8 @@
 * `temperature` minimises the negative log likelihood of the class over the validation cells of all laboratories, each
   laboratory weighing the same.
 * `lowConfidenceBelow` is where, below it, fewer than 80 % of the validation cells are right.
-* `unidentifiedBelow` is where, below it, the model is wrong more often than right.
+* `unidentifiedBelow` is where, below it, the model is wrong more often than right; 0.4 at the least, since on laboratories that it
+  was trained without it is right of every other cell between 0.35 and 0.5.
 * `lowConsistencyBelow` is the 5th percentile of the saliency consistency of rightly classified nucleated cells (a platelet
   has no outline to agree with).
 * `rejectAbove` is the 99.7th percentile of the reject score of validation cells, 0.5 at the least: few true cells are declined.
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     agreeing = out["consistency"][right & nucleated]
     settings = DEFAULTS | {
         "temperature": round(temperature, 3),
-        "unidentifiedBelow": round(min(0.5, threshold(confidence, right, 0.5)), 2),
+        "unidentifiedBelow": round(min(0.5, max(0.4, threshold(confidence, right, 0.5))), 2),
         "lowConfidenceBelow": round(min(0.9, threshold(confidence, right, 0.8)), 2),
         "lowConsistencyBelow": round(float(np.percentile(agreeing, 5)), 2) if len(agreeing) else DEFAULTS["lowConsistencyBelow"],
         "rejectAbove": round(max(0.5, float(np.percentile(out["reject"], 99.7))), 2),

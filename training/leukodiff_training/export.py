@@ -34,7 +34,7 @@ class CellGraph(nn.Module):
     """SG-CLDFF as the service runs it: bytes and prior in; probabilities, parts, Grad-CAM, consistency and more out.
 
     Two looks at every cell: the crop as it is, and its counterfactual, mirrored, with everything but the segmented cell painted
-    over by the clear slide. The class is the mean of both; that they agree is a third of the consistency.
+    over by the clear slide. The class is the mean of both; that they agree is most of the consistency.
     """
 
     # Share of the crop that a cell must fill for the second look to count in full: 33 µm², less than a small lymphocyte.

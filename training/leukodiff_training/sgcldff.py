@@ -146,14 +146,19 @@ def normalised(cam: Tensor) -> Tensor:
     return cam / (cam.amax(dim=(1, 2), keepdim=True) + 1e-6)
 
 
+# Evidence, prior, counterfactual. The first two are nearly always high, since the network is trained to make them agree; chosen on
+# cells of laboratories that a network was trained without (decision 0016).
+CONSISTENCY_WEIGHTS = (0.15, 0.15, 0.7)
+
+
 def consistency(cam: Tensor, prior: Tensor, cell: Tensor, agreement: Tensor) -> tuple[Tensor, Tensor]:
     """Saliency consistency N in 0–1, and its three parts N×3: do class evidence, prior, cell and counterfactual mean the same?
 
     Evidence: the share of Grad-CAM energy inside the cell. Prior: soft overlap (2Σmin ÷ Σsum) of saliency prior and cell.
-    Counterfactual: `agreement` of the class with what is answered when everything but the cell is painted over. The score is the
-    geometric mean. `cam`, `prior` and `cell` are N×20×20 in 0–1, `agreement` N in 0–1.
+    Counterfactual: `agreement` of the class with what is answered when everything but the cell is painted over. The score is their
+    weighted geometric mean. `cam`, `prior` and `cell` are N×20×20 in 0–1, `agreement` N in 0–1.
     """
     energy = (cam * cell).sum(dim=(1, 2)) / (cam.sum(dim=(1, 2)) + 1e-6)
     overlap = 2 * torch.minimum(prior, cell).sum(dim=(1, 2)) / ((prior + cell).sum(dim=(1, 2)) + 1e-6)
     parts = torch.clamp(torch.stack([energy, overlap, agreement], dim=1), 1e-6, 1)
-    return torch.exp(torch.log(parts).mean(dim=1)), parts
+    return torch.exp((torch.log(parts) * parts.new_tensor(CONSISTENCY_WEIGHTS)).sum(dim=1)), parts
