@@ -1,6 +1,5 @@
 /**
- * How many sessions, and how many threads in each, share the processor: the rule of docs/decisions/0071, which
- * `npm run bench:sweep` holds against the alternatives.
+ * How many sessions, and how many threads in each, share the processor: the rule of docs/decisions/0071.
  */
 
 /** Threads that one run of these small networks can keep busy; from here on a second session does more with them. */
