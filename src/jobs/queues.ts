@@ -60,8 +60,12 @@ export type QueueJob<Q extends QueueName> = Pick<
   'id' | 'data' | 'attemptsMade' | 'opts' | 'timestamp' | 'processedOn' | 'moveToDelayed'
 >;
 
-/** Lower is earlier; 0 would be earlier than any. */
-const PRIORITY: Readonly<Record<Priority, number>> = { stat: 1, routine: 10 };
+/**
+ * Lower is earlier; 0 would be earlier than any. Each class has half of the 2^21 priorities that BullMQ knows, one for each turn
+ * of a laboratory; from the last one on, which takes a million turns of unbroken waiting, images run as they came.
+ */
+const TURNS = 2 ** 20 - 1;
+const FIRST_PRIORITY: Readonly<Record<Priority, number>> = { stat: 1, routine: 1 + TURNS };
 /**
  * The lock of a running job lapses after this time without renewal, and another worker takes it: the wait after a
  * crash. It is renewed every half of it by the main thread, which inference never blocks.
@@ -78,6 +82,13 @@ const CLOSE_TIMEOUT_MS = 5_000;
 /** Retries of what may pass: a lost connection, a crashed inference thread. 1, 2, 4, 8 s and a bit. */
 const RETRIES: JobsOptions = { attempts: 5, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 } };
 
+export interface PlaceInLine {
+  /** `stat` before `routine`, whoever sent it. */
+  readonly priority: Priority;
+  /** Within a priority: of the analysis's image 0; every further one comes a turn later (docs/decisions/0072). */
+  readonly turn: number;
+}
+
 export interface DeliveryJobOptions {
   /** Default `prompt`. */
   readonly lane?: Lane;
@@ -93,7 +104,7 @@ export interface RunningWorker {
 export interface Queues {
   readonly backend: 'postgres' | 'redis';
   /** Adds the flow of an analysis. */
-  addAnalysis(analysisId: string, imageIndexes: readonly number[], priority: Priority): Promise<void>;
+  addAnalysis(analysisId: string, imageIndexes: readonly number[], place: PlaceInLine): Promise<void>;
   /** Whether a job that will end the analysis is there. */
   hasAnalysis(analysisId: string): Promise<boolean>;
   /** Takes the jobs of an analysis out; those that run go on and find their rows ended. */
@@ -222,10 +233,11 @@ function build<B extends IQueueBackend, C>(
 
   return {
     backend,
-    addAnalysis: async (analysisId, imageIndexes, priority) => {
+    addAnalysis: async (analysisId, imageIndexes, { priority, turn }) => {
+      const first = FIRST_PRIORITY[priority];
       const opts = {
         ...RETRIES,
-        priority: PRIORITY[priority],
+        priority: first,
         removeOnComplete: KEEP_COMPLETED,
         removeOnFail: KEEP_FAILED,
       };
@@ -234,7 +246,7 @@ function build<B extends IQueueBackend, C>(
         queueName: 'leukodiff-images',
         data: { analysisId, index } satisfies AnalyzeImageData,
         // An image that cannot be analysed must not keep its analysis from ending.
-        opts: { ...opts, ignoreDependencyOnFailure: true },
+        opts: { ...opts, priority: first + Math.min(turn + index, TURNS - 1), ignoreDependencyOnFailure: true },
       }));
       await flows.add({
         name: 'finish-analysis',
@@ -301,17 +313,22 @@ export interface AnalysisToEnqueue {
   readonly id: string;
   readonly imageCount: number;
   readonly priority: Priority;
+  /** Absent: as if nobody waited. */
+  readonly turn?: number;
 }
 
 /**
  * Enqueues a stored analysis. When it throws, the row is committed all the same and the sweep will enqueue it: the
  * request that brought it has succeeded.
  */
-export async function enqueueAnalysis(queues: Queues, { id, imageCount, priority }: AnalysisToEnqueue): Promise<void> {
+export async function enqueueAnalysis(
+  queues: Queues,
+  { id, imageCount, priority, turn = 0 }: AnalysisToEnqueue,
+): Promise<void> {
   await queues.addAnalysis(
     id,
     Array.from({ length: imageCount }, (_, index) => index),
-    priority,
+    { priority, turn },
   );
 }
 

@@ -99,11 +99,11 @@ async function reenqueue({ db, queues, metrics }: SweepDeps, graceMs: number): P
   let last: string | undefined;
   for (;;) {
     const page = await openAnalyses(db, graceMs, PAGE, last);
-    for (const { id, openImages, priority } of page) {
+    for (const { id, openImages, priority, turn } of page) {
       if (await queues.hasAnalysis(id)) continue;
       // What is left of it (a failed parent, children without one) would stand in the way of the new jobs.
       await queues.removeAnalysis(id);
-      await queues.addAnalysis(id, openImages, priority);
+      await queues.addAnalysis(id, openImages, { priority, turn: turn ?? 0 });
       metrics.reenqueued.inc({ kind: 'analysis' });
       count += 1;
     }

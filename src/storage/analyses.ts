@@ -16,6 +16,7 @@ import type {
 import type { Prisma } from './generated/client.js';
 import { isUuid, uuidv7 } from './ids.js';
 import { olderThan, type Page, pageOf } from './paging.js';
+import { nextTurn } from './turns.js';
 
 export const DEFAULT_TARGET_CELLS = 100;
 /** A waiter looks at the row this often, in case a notice was lost with its connection. */
@@ -63,6 +64,8 @@ export interface RequestOrigin {
 export interface CreatedAnalysis {
   readonly id: string;
   readonly createdAt: string;
+  /** Of its first image, in the line of those that wait. */
+  readonly turn: number;
 }
 
 /** Stores an order with its images in one transaction: when this resolves, the analysis cannot be lost any more. */
@@ -82,14 +85,16 @@ export async function insertAnalysis(
 ): Promise<CreatedAnalysis> {
   const id = uuidv7();
   const createdAt = new Date();
+  const priority = input.priority ?? 'routine';
+  const turn = await nextTurn(client, laboratory, priority);
   await client.query(
     `INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
          callback_url, target_cells, wbc_count, microns_per_pixel, metadata, created_at, laboratory, request_id,
-         traceparent, tracestate)
-       VALUES ($1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
+         traceparent, tracestate, turn, turn_end)
+       VALUES ($1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
     [
       id,
-      input.priority ?? 'routine',
+      priority,
       input.accessionNumber ?? null,
       input.specimenId ?? null,
       input.orderId ?? null,
@@ -106,6 +111,8 @@ export async function insertAnalysis(
       input.origin?.requestId ?? null,
       input.origin?.traceparent ?? null,
       input.origin?.tracestate ?? null,
+      turn,
+      turn + input.images.length,
     ],
   );
   for (const [index, image] of input.images.entries()) {
@@ -141,7 +148,7 @@ export async function insertAnalysis(
       bytes,
     ]);
   }
-  return { id, createdAt: createdAt.toISOString() };
+  return { id, createdAt: createdAt.toISOString(), turn };
 }
 
 /** The finished document as it was stored, or the state of an analysis under way. Null: the laboratory has none such. */

@@ -7,6 +7,8 @@ import type { RemovedAnalysis } from './removal.js';
 export interface OpenAnalysis {
   readonly id: string;
   readonly priority: Priority;
+  /** Of its first image, in the line of those that wait; null: an older version stored it. */
+  readonly turn: number | null;
   /** Of the images that are not finished. */
   readonly openImages: readonly number[];
 }
@@ -29,6 +31,7 @@ export async function openAnalyses(
     select: {
       id: true,
       priority: true,
+      turn: true,
       images: {
         where: { status: { in: ['queued', 'processing'] } },
         select: { index: true },
@@ -39,6 +42,7 @@ export async function openAnalyses(
   return rows.map((row) => ({
     id: row.id,
     priority: row.priority,
+    turn: row.turn,
     openImages: row.images.map((image) => image.index),
   }));
 }

@@ -100,11 +100,11 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
       } finally {
         await dispose();
       }
-      const { id, isNew } = acceptedOf(stored);
+      const { id, turn } = acceptedOf(stored);
       request.auditSubject = id;
-      if (isNew) {
+      if (turn !== null) {
         await enqueueCommitted(request, { analysisId: id }, () =>
-          enqueueAnalysis(deps.queues, { id, imageCount: files.length, priority: order.priority }),
+          enqueueAnalysis(deps.queues, { id, imageCount: files.length, priority: order.priority, turn }),
         );
       } else {
         reply.header('idempotency-replayed', 'true');
@@ -182,13 +182,13 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
   }
 }
 
-/** The analysis that answers the request, or the problem that does. */
-function acceptedOf(stored: StoredOnce): { id: string; isNew: boolean } {
+/** The analysis that answers the request, with its place in the line if it is new, or the problem that does. */
+function acceptedOf(stored: StoredOnce): { id: string; turn: number | null } {
   switch (stored.outcome) {
     case 'created':
-      return { id: stored.id, isNew: true };
+      return { id: stored.id, turn: stored.turn };
     case 'replayed':
-      return { id: stored.id, isNew: false };
+      return { id: stored.id, turn: null };
     case 'deleted':
       throw new ProblemError('analysis-not-found', {
         detail: 'The order with this Idempotency-Key was taken before, and its analysis has been deleted since.',

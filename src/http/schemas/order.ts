@@ -70,7 +70,11 @@ export function analyzeFormSchema(maxImages: number) {
         }),
       ),
       priority: Type.Optional(
-        literals(PRIORITIES, { default: 'routine', description: '`stat` is analysed before `routine`.' }),
+        literals(PRIORITIES, {
+          default: 'routine',
+          description:
+            '`stat` is analysed before `routine`, whichever laboratory sent it; within each, laboratories take turns.',
+        }),
       ),
       metadata: Type.Optional(
         Type.Record(Type.String(), Type.Unknown(), {

@@ -18,7 +18,7 @@ import {
   waitForCompletion,
 } from '../../../src/storage/analyses.js';
 import { getCells } from '../../../src/storage/cells.js';
-import type { AnalysisDocument } from '../../../src/storage/documents.js';
+import type { AnalysisDocument, Priority } from '../../../src/storage/documents.js';
 import { reviewCell, signAnalysis } from '../../../src/storage/reviews.js';
 import { UndecodableImageError, type Vision } from '../../../src/vision/index.js';
 import {
@@ -92,6 +92,14 @@ function sweepDeps(config: Partial<SweepDeps['config']> = {}): SweepDeps {
 async function store(texts: readonly string[], order: NewAnalysis = {}): Promise<string> {
   const images = texts.map((text, n) => ({ filename: `${n}.png`, contentType: 'image/png', bytes: Buffer.from(text) }));
   return (await createAnalysis(test.database, 'default', { ...order, images })).id;
+}
+
+/** As the API does it: with the place in the line that storage gave. */
+async function postFor(laboratory: string, texts: readonly string[], priority: Priority): Promise<string> {
+  const images = texts.map((text, n) => ({ filename: `${n}.png`, contentType: 'image/png', bytes: Buffer.from(text) }));
+  const { id, turn } = await createAnalysis(test.database, laboratory, { priority, images });
+  await enqueueAnalysis(queues, { id, imageCount: texts.length, priority, turn });
+  return id;
 }
 
 async function post(texts: readonly string[], order: NewAnalysis = {}): Promise<string> {
@@ -320,6 +328,48 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     await ended(routine);
     expect(order[0]).toBe('stat');
     expect(order).toHaveLength(6);
+  });
+
+  it('let laboratories take turns, however many images one of them has sent', async () => {
+    const order: string[] = [];
+    const from = (laboratory: string, names: readonly string[], priority: Priority = 'routine'): Promise<string> =>
+      postFor(
+        laboratory,
+        names.map((name) => `${laboratory} ${name}`),
+        priority,
+      );
+    await from('large', ['1', '2', '3', '4', '5', '6']);
+    await from('large', ['7', '8']);
+    await from('small', ['1', '2']);
+    // A new order lines up behind those of its own laboratory.
+    await from('small', ['3']);
+    await from('large', ['urgent 1', 'urgent 2', 'urgent 3'], 'stat');
+    await from('third', ['urgent'], 'stat');
+    let late: Promise<string> | undefined;
+    work(
+      async (bytes) => {
+        order.push(textOf(bytes));
+        // Comes when most is done: it begins where the others are, with no arrears to make up.
+        if (order.length === 12) late = from('late', ['1', '2', '3']);
+        await late;
+        return imageAnalysis([]);
+      },
+      { config: { ...WORKER_CONFIG, workerConcurrency: 1 } },
+    );
+    await until(() => order.length === 18, 'all images');
+    const urgent = order.slice(0, 4);
+    expect([...urgent].sort()).toEqual(['large urgent 1', 'large urgent 2', 'large urgent 3', 'third urgent']);
+    expect(urgent.indexOf('third urgent')).toBeLessThan(2);
+    const routine = order.slice(4, 12);
+    // Three of the small laboratory's among the first six, in the order that it sent them.
+    expect(routine.slice(0, 6).filter((name) => name.startsWith('small'))).toEqual(['small 1', 'small 2', 'small 3']);
+    expect(order.filter((name) => /^large \d/.test(name))).toEqual(
+      Array.from({ length: 8 }, (_, i) => `large ${i + 1}`),
+    );
+    // The late one shares what is left with the large one.
+    const rest = order.slice(12);
+    expect(rest.slice(0, 4).filter((name) => name.startsWith('late')).length).toBeGreaterThanOrEqual(2);
+    expect(rest.slice(0, 5).some((name) => name.startsWith('large'))).toBe(true);
   });
 
   it('leave an analysis alone that was deleted meanwhile', async () => {

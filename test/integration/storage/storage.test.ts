@@ -548,7 +548,12 @@ describe('what the sweep asks for', () => {
     const done = await create();
     await failAnalysis(db, done, IMAGE_INTERRUPTED, FINISH.eventsOf);
     const open = await openAnalyses(db, 0, 1000);
-    expect(open.find((one) => one.id === id)).toEqual({ id, priority: 'stat', openImages: [0, 2] });
+    expect(open.find((one) => one.id === id)).toEqual({
+      id,
+      priority: 'stat',
+      turn: expect.any(Number),
+      openImages: [0, 2],
+    });
     expect(open.some((one) => one.id === done)).toBe(false);
     expect((await openAnalyses(db, 60_000, 1000)).some((one) => one.id === id)).toBe(false);
     expect((await openAnalyses(db, 0, 1000, id)).some((one) => one.id === id)).toBe(false);
