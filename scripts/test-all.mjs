@@ -5,7 +5,7 @@
  * - the browser test of /docs (Chromium)
  * - the training package's tests (Python, from .venv)
  * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2,
- *   the client that docs/integration.md generates
+ *   the client that docs/integration.md generates, and schemathesis, which holds the running service against openapi.yaml
  *
  *     npm run test:all
  *     npm run test:all -- --beyond     without `npm test`, where that ran before
