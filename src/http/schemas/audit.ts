@@ -1,5 +1,5 @@
 import { Type } from '@fastify/type-provider-typebox';
-import { literals, nullable } from './parameters.js';
+import { literals, nullable, PRINTABLE_PATTERN } from './parameters.js';
 
 const UUID_PATTERN = '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
 const strict = { additionalProperties: false };
@@ -10,7 +10,12 @@ export const AuditQuerySchema = Type.Object(
       Type.String({ pattern: '^[a-z0-9-]{12,36}$', description: 'Only what was done with this analysis or key.' }),
     ),
     actorId: Type.Optional(
-      Type.String({ minLength: 1, maxLength: 255, description: 'Only what this key, or subject of a token, did.' }),
+      Type.String({
+        minLength: 1,
+        maxLength: 255,
+        pattern: PRINTABLE_PATTERN,
+        description: 'Only what this key, or subject of a token, did.',
+      }),
     ),
     from: Type.Optional(Type.String({ format: 'date-time', description: 'Not before this time.' })),
     to: Type.Optional(Type.String({ format: 'date-time', description: 'Before this time.' })),
