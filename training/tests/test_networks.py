@@ -13,7 +13,7 @@ from leukodiff_training import constants as c
 from leukodiff_training.backbone import WindowAttention
 from leukodiff_training.export import TOLERANCE, CellGraph, export_cells, export_saliency, parity, weights_from_onnx
 from leukodiff_training.saliency import SaliencyNetwork
-from leukodiff_training.sgcldff import SGCLDFF, ColourConstancy, consistency
+from leukodiff_training.sgcldff import CONSISTENCY_WEIGHTS, SGCLDFF, ColourConstancy, consistency
 
 SHIPPED = sorted((Path(__file__).parents[2] / "models" / "sg-cldff").glob("*/manifest.json"))[-1].parent
 
@@ -135,16 +135,18 @@ def test_shifted_window_does_not_mix_across_the_cut() -> None:
     assert not changed[9].any() and not changed[:, 9].any()  # the roll brings row 9 next to row 0: the mask keeps them apart
 
 
-def test_consistency_is_one_where_all_agree_and_zero_where_nothing_does() -> None:
+def test_consistency_is_one_where_all_agree_and_less_where_a_part_does_not() -> None:
     cell = torch.zeros(1, 20, 20)
     cell[:, 5:15, 5:15] = 1
     sure, unsure = torch.ones(1), torch.full((1,), 0.2)
     score, parts = consistency(cell, cell, cell, sure)
     assert score.item() == pytest.approx(1.0, abs=1e-3)
     assert parts[0].tolist() == pytest.approx([1, 1, 1], abs=1e-3)
-    assert consistency(1 - cell, cell, cell, sure)[0].item() < 0.02
-    assert consistency(cell, cell, cell, unsure)[0].item() == pytest.approx(0.2 ** (1 / 3), abs=1e-3)
-    assert 0.2 < consistency(cell, torch.ones_like(cell), cell, sure)[0].item() < 0.9
+    # Parts clamp at one in a million: what no evidence supports keeps that, to the power of the weight.
+    assert consistency(1 - cell, cell, cell, sure)[0].item() == pytest.approx(1e-6 ** CONSISTENCY_WEIGHTS[0], abs=1e-3)
+    assert consistency(cell, cell, cell, unsure)[0].item() == pytest.approx(0.2 ** CONSISTENCY_WEIGHTS[2], abs=1e-3)
+    assert 0.2 < consistency(cell, torch.ones_like(cell), cell, sure)[0].item() < 0.95
+    assert sum(CONSISTENCY_WEIGHTS) == pytest.approx(1)
 
 
 def test_the_lamp_does_not_change_what_the_network_sees() -> None:
