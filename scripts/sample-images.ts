@@ -7,6 +7,7 @@
  */
 import { mkdir, writeFile } from 'node:fs/promises';
 import sharp from 'sharp';
+import { loadConfig } from '../src/config.js';
 import { CREAM_STAIN, drawSmear, NEUTRAL_STAIN, PINK_STAIN, type Smear } from '../test/support/smear.js';
 
 const [RED, YELLOW, BLUE] = [
@@ -15,7 +16,7 @@ const [RED, YELLOW, BLUE] = [
   [29, 78, 216],
 ] as const;
 
-const modelDir = 'models/sg-cldff/1.2.0';
+const { modelDir } = loadConfig({});
 
 const smear = drawSmear({
   seed: 20261123,

@@ -15,7 +15,7 @@ import type {
 } from './documents.js';
 import type { Prisma } from './generated/client.js';
 import { isUuid, uuidv7 } from './ids.js';
-import { olderThan, type Page, pageOf } from './paging.js';
+import { lastId, type Page, pageOf } from './paging.js';
 import { nextTurn } from './turns.js';
 
 export const DEFAULT_TARGET_CELLS = 100;
@@ -278,14 +278,14 @@ export async function listAnalyses(
   const values: (string | boolean | number)[] = [];
   const parameter = (value: string | boolean | number): string => `$${values.push(value)}`;
   const { accessionNumber, status, signed, reviewRequired, limit } = options;
-  const before = olderThan(options.cursor).id?.lt;
+  const last = lastId(options.cursor);
   const conditions = [
     `laboratory = ${parameter(laboratory)}`,
     ...(accessionNumber === undefined ? [] : [`accession_number = ${parameter(accessionNumber)}`]),
     ...(status === undefined ? [] : [`status = ${parameter(status)}::status`]),
     ...(signed === undefined ? [] : [signed ? SIGNED : WAITS]),
     ...(reviewRequired === undefined ? [] : [`review_required = ${parameter(reviewRequired)}`]),
-    ...(before === undefined ? [] : [`id < ${parameter(before)}`]),
+    ...(last === undefined ? [] : [`id < ${parameter(last)}`]),
   ];
   type Row = Omit<AnalysisSummary, 'createdAt' | 'completedAt'> & {
     readonly createdAt: Date;

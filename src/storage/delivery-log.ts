@@ -37,7 +37,7 @@ export interface AttemptRecord {
 }
 
 export interface DeliveryRecord extends DeliverySummary {
-  /** The newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
+  /** The newest first. */
   readonly attemptLog: readonly AttemptRecord[];
 }
 
@@ -54,7 +54,7 @@ export interface DeliveryFilter {
   readonly cursor?: string | undefined;
 }
 
-/** The newest first. */
+/** The newest first. Throws `InvalidCursorError` for a cursor that no page gave out. */
 export async function listDeliveries(
   db: Database,
   laboratory: string,

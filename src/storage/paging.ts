@@ -16,11 +16,16 @@ export interface Page<T> {
   readonly nextCursor: string | null;
 }
 
+/** The last id of the page before, if there was one. Throws `InvalidCursorError` where it is no id. */
+export function lastId(cursor: string | undefined): string | undefined {
+  if (cursor !== undefined && !isUuid(cursor)) throw new InvalidCursorError();
+  return cursor;
+}
+
 /** The part of a filter that leaves out what earlier pages showed, newest first. Ids carry the time, so their order is that of arrival. */
 export function olderThan(cursor: string | undefined): { id?: { lt: string } } {
-  if (cursor === undefined) return {};
-  if (!isUuid(cursor)) throw new InvalidCursorError();
-  return { id: { lt: cursor } };
+  const last = lastId(cursor);
+  return last === undefined ? {} : { id: { lt: last } };
 }
 
 /** @param rows At most `limit` + 1, in the list's order. */

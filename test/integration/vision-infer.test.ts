@@ -9,8 +9,8 @@ import { ExecutionProviderError, InferenceError, ModelError } from '../../src/vi
 import { createInferencePool, type InferencePool, type InferencePoolOptions } from '../../src/vision/infer.js';
 import type { CellsInput, FieldInput } from '../../src/vision/infer-messages.js';
 import { loadModel, type Model } from '../../src/vision/manifest.js';
+import { MODEL_DIR } from '../support/model-dir.js';
 
-const MODEL_DIR = process.env['MODEL_DIR'] ?? 'models/sg-cldff/1.2.0';
 const CRASHING = new URL('../support/crashing-worker.mjs', import.meta.url);
 const cudaLibrary = join(
   dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')),

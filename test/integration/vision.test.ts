@@ -8,6 +8,7 @@ import {
   type Vision,
 } from '../../src/vision/index.js';
 import { isWhiteCell } from '../../src/vision/instances.js';
+import { MODEL_DIR } from '../support/model-dir.js';
 import {
   CREAM_STAIN,
   drawSmear,
@@ -18,7 +19,6 @@ import {
   type TruthCell,
 } from '../support/smear.js';
 
-const MODEL_DIR = process.env['MODEL_DIR'] ?? 'models/sg-cldff/1.2.0';
 const ALL = { neutrophil: 2, lymphocyte: 2, monocyte: 1, eosinophil: 1, basophil: 1 };
 
 let vision: Vision;

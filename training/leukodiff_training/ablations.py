@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from .crossval import self_knowledge, summary
+from .runs import finished, report_head
 from .statistics import mean
 
 PARTS = ("prior", "fusion", "alignment", "attention")
@@ -33,10 +31,8 @@ TITLES = {
 }
 
 
-def figures(folder: Path) -> dict[str, float]:
+def figures(folder: Path, rows: dict[str, np.ndarray]) -> dict[str, float]:
     """What one finished run reached."""
-    with np.load(folder / "left-out.npz") as file:
-        rows = {name: file[name] for name in file.files}
     [(lab, entry)] = summary(rows).items()
     last = json.loads((folder / "results.json").read_text())[-1]
     return {
@@ -74,17 +70,14 @@ def main() -> None:
     args = parser.parse_args()
     reached: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     budgets = set()
-    for folder in sorted(path.parent for path in args.runs.glob("*/left-out.npz")):
-        plan = json.loads((folder / "plan.json").read_text())
+    for folder, plan, rows in finished(args.runs):
         budgets.add((tuple(plan["leave_out"]), plan["epochs"] * plan["draws"], str(plan["initial"])))
-        reached[variant(plan)][plan["seed"]] = figures(folder)
+        reached[variant(plan)][plan["seed"]] = figures(folder, rows)
     if len(budgets) != 1:
         raise SystemExit(f"the runs in {args.runs} differ in what they left out, drew or started from: {sorted(budgets)}")
     [(left_out, draws, _)] = budgets
     report = {
-        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} cores",
-        "command": "python -m leukodiff_training.ablations --runs DIR --out FILE",
+        **report_head("python -m leukodiff_training.ablations --runs DIR --out FILE"),
         "leftOut": list(left_out),
         "draws": draws,
         "variants": {

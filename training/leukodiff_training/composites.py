@@ -16,8 +16,8 @@ STEP_PX = 3
 def on_other_ground(view: np.ndarray, white: np.ndarray, ground: np.ndarray | None) -> np.ndarray:
     """The cell (`white`) on another clear slide's surroundings, or, without `ground`, alone on its own clear slide.
 
-    Whatever a laboratory's surroundings give away of
-    the class is gone; and the counterfactual of the consistency score, a cell on bare ground, is nothing new to the network.
+    Whatever a laboratory's surroundings give away of the class is gone; and the counterfactual of the consistency score, a cell on
+    bare ground, is nothing new to the network.
     """
     density = optical_density(view)
     clear = clear_density(density)

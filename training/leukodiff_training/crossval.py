@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import torch
 from .constants import ATTRIBUTES, CLASS_INDEX, CLASSES, FIVE_PART, NUCLEUS, UNKNOWN
 from .data import Field, load_fields
 from .export import CellGraph, load_networks
+from .runs import finished, report_head
 from .saliency import SaliencyNetwork
 from .sgcldff import SGCLDFF
 from .statistics import area_under_curve, confusion, mask_overlap, share
@@ -128,9 +127,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of exported networks")
     args = parser.parse_args()
     report: dict[str, Any] = {
-        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} cores",
-        "command": "python -m leukodiff_training.crossval --runs DIR --data DIR --model models/sg-cldff/VERSION --out FILE",
+        **report_head("python -m leukodiff_training.crossval --runs DIR --data DIR --model models/sg-cldff/VERSION --out FILE"),
         "leaveOneLaboratoryOut": {},
         "crossValidated": {},
     }
@@ -139,12 +136,9 @@ def main() -> None:
         inside = [item for item in load_fields(args.data, args.runs / "cache") if item.split == "val"]
         report["validation"] = summary(answers(network, saliency, inside))
     folds, outside = [], []
-    for folder in sorted(path.parent for path in args.runs.glob("*/left-out.npz")):
-        plan = json.loads((folder / "plan.json").read_text())
+    for _, plan, rows in finished(args.runs):
         if len(plan["leave_out"]) > 1:
             continue  # where other runs start from, not one of a laboratory left out
-        with np.load(folder / "left-out.npz") as file:
-            rows = {name: file[name] for name in file.files}
         (folds if plan["folds"] else outside).append(rows)
         if not plan["folds"]:
             report["leaveOneLaboratoryOut"] |= {

@@ -41,10 +41,6 @@ BCCD_BOX_TO_DIAMETER = 0.95
 RAABIN_BOX_TO_DIAMETER = 0.92
 
 
-# The plain INTER_NEAREST moves a mask by half a pixel to the right and down.
-MASK_RESIZE = cv2.INTER_NEAREST_EXACT
-
-
 @dataclass
 class Cell:
     """One known white cell (or erythroblast or platelet of a PBC crop); coordinates in pixels of the field at 0.16 µm."""
@@ -88,11 +84,19 @@ def _read(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _resize(image: np.ndarray, factor: float, nearest: bool = False) -> np.ndarray:
+def _resize(image: np.ndarray, factor: float) -> np.ndarray:
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    if nearest:
-        return cv2.resize(image, size, interpolation=MASK_RESIZE)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def _resize_mask(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """The mask at the size of `like`. (The plain INTER_NEAREST moves it by half a pixel to the right and down.)"""
+    return cv2.resize(mask, (like.shape[1], like.shape[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def is_white(parts: np.ndarray) -> np.ndarray:
+    """Where a label map shows a white cell, whichever part of it."""
+    return np.isin(parts, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))
 
 
 def red_density(image: np.ndarray) -> np.ndarray:
@@ -127,7 +131,7 @@ def _hide_unexplained(item: Field, nucleus_density: float) -> list[tuple[float, 
         # Masks are complete but for cells at the border, and its red cells are dark: judge by the field's own cells.
         own = [density[item.instances == c.instance] for c in item.cells if c.instance]
         nucleus_density = max([nucleus_density, *(0.75 * float(np.percentile(d, 75)) for d in own)])
-    explained = np.isin(item.parts, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))
+    explained = is_white(item.parts)
     for cell in item.cells:
         if cell.box:
             x0, y0, x1, y1 = (round(v) for v in cell.box)
@@ -265,7 +269,7 @@ def _masked(root: Path, lab: str, row: dict[str, str], rbc_px: float, has_nucleu
     small = _resize(image, factor)
     if row.get("mask"):
         mask = cv2.imread(str(root / lab / row["mask"]), cv2.IMREAD_GRAYSCALE)
-        mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=MASK_RESIZE)
+        mask = _resize_mask(mask, small)
         parts = _parts(mask, has_nucleus)
         instances, found = _instances_from_mask(parts)
         cells = [Cell(x, y, instance=number) for number, x, y in found]
@@ -325,7 +329,7 @@ def _allidb(root: Path) -> list[Field]:
         parts, instances, cells = np.zeros(small.shape[:2], np.uint8), np.zeros(small.shape[:2], np.uint8), []
         if row["wbc_mask"]:
             mask = cv2.imread(str(base / row["wbc_mask"]), cv2.IMREAD_GRAYSCALE)
-            mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=MASK_RESIZE)
+            mask = _resize_mask(mask, small)
             # Touching cells share a component here: good for saliency, not for one cell's outline.
             parts = _parts(mask, has_nucleus=False)
         for x, y in centroids[row["file"]]:
@@ -485,7 +489,7 @@ def read_laboratory(folder: Path, microns_per_pixel: float | None = None) -> lis
                 mask = cv2.imread(str(folder / row["mask"]), cv2.IMREAD_GRAYSCALE)
                 if mask is None or mask.shape != image.shape[:2]:
                     raise ValueError(f"{folder / 'labels.csv'}, line {line}: mask {row['mask']} is missing or of another size")
-                mask = cv2.resize(mask, (small.shape[1], small.shape[0]), interpolation=MASK_RESIZE)
+                mask = _resize_mask(mask, small)
                 has_nucleus = bool(((mask > 64) & (mask < 192)).any())
                 drawn = _parts(mask, has_nucleus)
                 white = drawn != BACKGROUND

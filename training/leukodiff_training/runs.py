@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 import queue
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -100,6 +102,22 @@ class Run:
             axis.grid(alpha=0.3)
         figure.savefig(self.folder / "curves.png", dpi=110)
         plt.close(figure)
+
+
+def finished(root: Path) -> Iterator[tuple[Path, dict[str, Any], dict[str, np.ndarray]]]:
+    """Folder, plan and `left-out.npz` (crossval.py) of every run under `root` that was trained without something."""
+    for folder in sorted(path.parent for path in root.glob("*/left-out.npz")):
+        with np.load(folder / "left-out.npz") as file:
+            yield folder, json.loads((folder / "plan.json").read_text()), {name: file[name] for name in file.files}
+
+
+def report_head(command: str) -> dict[str, Any]:
+    """When, where and how the figures of a report were made."""
+    return {
+        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} cores",
+        "command": command,
+    }
 
 
 def prefetched(source: Iterable[T], depth: int = 4) -> Iterator[T]:

@@ -39,7 +39,7 @@ from .constants import (
     UNKNOWN,
     WBC_PART_UNKNOWN,
 )
-from .data import Cell, Field, add_sources, load_sources
+from .data import Cell, Field, add_sources, is_white, load_sources
 from .export import start_from
 from .outliers import LEARNT, drawn, spoilt
 from .precision import arithmetic, has_bfloat16, keep_depthwise_in_float32
@@ -99,10 +99,16 @@ def attribute_labels(cell: Cell | None) -> np.ndarray:
     return labels
 
 
+def neighbourhood(x: float, y: float) -> tuple[tuple[slice, slice], tuple[int, int]]:
+    """What a window around a place can show, as rows and columns of the field, and its corner: fields are large."""
+    x0, y0 = max(0, int(x) - CONTEXT), max(0, int(y) - CONTEXT)
+    return (slice(y0, int(y) + CONTEXT), slice(x0, int(x) + CONTEXT)), (x0, y0)
+
+
 def cell_parts(item: Field, cell: Cell | None) -> np.ndarray:
     """What each pixel is for the *central* cell: other cells are background, pixels without a label stay unknown."""
     parts = item.parts.copy()
-    white = np.isin(parts, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))
+    white = is_white(parts)
     if cell is not None and cell.instance:
         parts[white & (item.instances != cell.instance)] = BACKGROUND
     else:
@@ -135,26 +141,23 @@ def example(
         angle, mirror = rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5)
         if min(item.image.shape[:2]) < 200 and rng.random() < 0.7:
             angle = rng.integers(4) * np.pi / 2  # small crops: turning would show mostly continued border
-    reach = CONTEXT
-    x0, y0 = max(0, int(x - reach)), max(0, int(y - reach))
-    x1, y1 = int(x + reach), int(y + reach)
-    # Work on the neighbourhood only: fields are large.
-    near = Field(item.lab, "", "", item.image[y0:y1, x0:x1], [], item.parts[y0:y1, x0:x1], item.instances[y0:y1, x0:x1])
+    cut, (x0, y0) = neighbourhood(x, y)
+    near = Field(item.lab, "", "", item.image[cut], [], item.parts[cut], item.instances[cut])
     parts = cell_parts(near, cell)
     view, (wide,), matrix = window(near.image, (x - x0, y - y0), CONTEXT, scale, angle, mirror, [parts], UNKNOWN)
     margin = MARGIN // MASK_STRIDE
     target = sample_labels(parts, matrix, CONTEXT, UNKNOWN, MASK_STRIDE)[margin:-margin, margin:-margin].copy()
     if rng is not None:
-        white = np.isin(wide, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))
+        white = is_white(wide)
         if cell is not None and cell.instance and white.any() and rng.random() < OTHER_GROUND_SHARE:
             view = on_other_ground(view, white, ground(rng) if ground and rng.random() < 0.6 else None)
-            target[~np.isin(target, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))] = BACKGROUND
+            target[~is_white(target)] = BACKGROUND
         if neighbour and cell is not None and cell.instance and white.any() and rng.random() < BESIDE_SHARE:
             second = neighbour(item.lab, rng)
             if second:
                 view, there = beside(view, white, *second, rng)
                 there = sample_labels(there.astype(np.uint8), np.eye(2, 3), CONTEXT, 0, MASK_STRIDE)[margin:-margin, margin:-margin]
-                target[(there > 0) & ~np.isin(target, (CYTOPLASM, NUCLEUS, WBC_PART_UNKNOWN))] = BACKGROUND
+                target[(there > 0) & ~is_white(target)] = BACKGROUND
         if draw.outlier:
             view = spoilt(view, rng) if rng.random() < 0.4 else drawn(CONTEXT, rng, LEARNT)
             target[:] = UNKNOWN
@@ -280,19 +283,18 @@ class Sampler:
     def ground(self, rng: np.random.Generator) -> np.ndarray:
         place = self.empty(rng)
         turn, mirror = rng.integers(4) * np.pi / 2, bool(rng.random() < 0.5)
-        x0, y0 = max(0, int(place.x) - CONTEXT), max(0, int(place.y) - CONTEXT)
-        near = place.item.image[y0 : int(place.y) + CONTEXT, x0 : int(place.x) + CONTEXT]
-        return window(near, (place.x - x0, place.y - y0), CONTEXT, 1.0, turn, mirror)[0]
+        cut, (x0, y0) = neighbourhood(place.x, place.y)
+        return window(place.item.image[cut], (place.x - x0, place.y - y0), CONTEXT, 1.0, turn, mirror)[0]
 
     def neighbour(self, lab: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+        """One of the laboratory's cells with an outline, and where it is; None where ten draws find none."""
         groups = list(self.by_lab[lab].values())
         for _ in range(10):
             group = groups[rng.integers(len(groups))]
             draw = group[rng.integers(len(group))]
             if draw.cell is None or not draw.cell.instance:
                 continue
-            x0, y0 = max(0, int(draw.x) - CONTEXT), max(0, int(draw.y) - CONTEXT)
-            cut = (slice(y0, int(draw.y) + CONTEXT), slice(x0, int(draw.x) + CONTEXT))
+            cut, (x0, y0) = neighbourhood(draw.x, draw.y)
             white = (draw.item.instances[cut] == draw.cell.instance).astype(np.uint8)
             turn, mirror = rng.integers(4) * np.pi / 2, bool(rng.random() < 0.5)
             centre = (draw.x - x0, draw.y - y0)

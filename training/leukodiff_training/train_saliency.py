@@ -32,7 +32,7 @@ from .constants import (
     SCALE_OCTAVES_PER_BIN,
     UNKNOWN,
 )
-from .data import Field, load_fields
+from .data import Field, is_white, load_fields
 from .export import start_from
 from .precision import arithmetic, has_bfloat16
 from .runs import Average, Run, prefetched, progress
@@ -72,7 +72,7 @@ def tile(
         view = photometric(view, rng, swap=swap, lab=item.lab)
 
     micron = 1.0 / (FIELD_MICRONS_PER_PIXEL * 2.0**octave)  # window pixels in one micron
-    positive = np.isin(parts, (1, 2, 3)).astype(np.float32)
+    positive = is_white(parts).astype(np.float32)
     known = (parts != UNKNOWN).astype(np.float32)
     near = np.zeros((size, size), np.uint8)
     grid = np.mgrid[0:size:FIELD_STRIDE, 0:size:FIELD_STRIDE].astype(np.float32) + (FIELD_STRIDE - 1) / 2

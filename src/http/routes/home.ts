@@ -1,4 +1,4 @@
-import { Type } from '@fastify/type-provider-typebox';
+import { type Static, Type } from '@fastify/type-provider-typebox';
 import type { HttpDeps } from '../deps.js';
 import { NoQuery } from '../schemas/parameters.js';
 import { jsonAnswer, problems } from '../schemas/responses.js';
@@ -20,6 +20,21 @@ export const homeSchema = Type.Object(
   { $id: 'Home', title: 'Home' },
 );
 
+/** What `GET /` answers. */
+export const homeDocument = (version: string): Static<typeof homeSchema> => ({
+  name: 'leukodiff',
+  version,
+  welcome:
+    'Post a photograph of a blood smear: curl -H "Authorization: Bearer lk_…" -H "Prefer: wait=30" -F images=@smear.jpg http://…/analyze',
+  links: {
+    analyze: '/analyze',
+    analyses: '/analyses',
+    docs: '/docs',
+    openapi: '/openapi.json',
+    ready: '/health/ready',
+  },
+});
+
 export function registerHome(app: App, { version }: HttpDeps): void {
   app.get(
     '/',
@@ -38,19 +53,7 @@ export function registerHome(app: App, { version }: HttpDeps): void {
     async (request, reply) => {
       // Only browsers name HTML in so many words.
       if (request.headers.accept?.includes('text/html')) return reply.redirect('/docs');
-      return {
-        name: 'leukodiff',
-        version,
-        welcome:
-          'Post a photograph of a blood smear: curl -H "Authorization: Bearer lk_…" -H "Prefer: wait=30" -F images=@smear.jpg http://…/analyze',
-        links: {
-          analyze: '/analyze',
-          analyses: '/analyses',
-          docs: '/docs',
-          openapi: '/openapi.json',
-          ready: '/health/ready',
-        },
-      };
+      return homeDocument(version);
     },
   );
 }

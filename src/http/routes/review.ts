@@ -181,17 +181,27 @@ function tagOf(document: AnalysisDocument): string {
   return entityTag(JSON.stringify(withAnalysisLinks(document)));
 }
 
-const REASONS: Readonly<Record<Exclude<Refusal['code'], 'already_signed'>, { detail: string; cause: string }>> = {
+interface Reason {
+  readonly problem: 'review-incomplete' | 'own-work';
+  readonly detail: string;
+  /** Of each cell that stands in the way. */
+  readonly cause: string;
+}
+
+const REASONS: Readonly<Record<Exclude<Refusal['code'], 'already_signed'>, Reason>> = {
   unidentified_left: {
+    problem: 'review-incomplete',
     detail: 'Cells without a name are left: name each by PATCH /analyses/{id}/cells/{cellId}, then sign.',
     cause: 'It has no name.',
   },
   cells_not_reviewed: {
+    problem: 'review-incomplete',
     detail:
       'The result needs review, and flagged cells were not looked at: confirm or rename each by PATCH /analyses/{id}/cells/{cellId}, then sign.',
     cause: 'Nobody has looked at it.',
   },
   own_work: {
+    problem: 'own-work',
     detail:
       'This site asks for four eyes, and the reviewer looked at the cells named in `errors`: somebody else has to sign.',
     cause: 'The reviewer looked at it.',
@@ -200,10 +210,9 @@ const REASONS: Readonly<Record<Exclude<Refusal['code'], 'already_signed'>, { det
 
 function refusalProblem({ code, cells }: Refusal): ProblemError {
   if (code === 'already_signed') return new ProblemError('already-signed');
-  const slug = code === 'own_work' ? 'own-work' : 'review-incomplete';
-  const { detail, cause } = REASONS[code];
+  const { problem, detail, cause } = REASONS[code];
   const errors: ProblemCause[] = cells
     .slice(0, LISTED_CELLS)
     .map((id) => ({ field: `cells[${id}]`, detail: cause, code }));
-  return new ProblemError(slug, { detail, errors });
+  return new ProblemError(problem, { detail, errors });
 }

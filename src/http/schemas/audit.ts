@@ -1,7 +1,6 @@
 import { Type } from '@fastify/type-provider-typebox';
-import { literals, nullable, PRINTABLE_PATTERN } from './parameters.js';
+import { cursor, literals, nullable, PRINTABLE_PATTERN, UUID_PATTERN } from './parameters.js';
 
-const UUID_PATTERN = '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$';
 const strict = { additionalProperties: false };
 
 export const AuditQuerySchema = Type.Object(
@@ -20,9 +19,7 @@ export const AuditQuerySchema = Type.Object(
     from: Type.Optional(Type.String({ format: 'date-time', description: 'Not before this time.' })),
     to: Type.Optional(Type.String({ format: 'date-time', description: 'Before this time.' })),
     limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100, description: 'Entries a page.' })),
-    cursor: Type.Optional(
-      Type.String({ pattern: UUID_PATTERN, description: 'Where to go on: `nextCursor` of the page before.' }),
-    ),
+    cursor: cursor(UUID_PATTERN),
   },
   strict,
 );

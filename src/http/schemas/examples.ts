@@ -1,6 +1,6 @@
-import { auditBundle } from '../../reporting/audit-event.js';
-
 /** Examples for the contract. `redocly lint` holds them against the schemas. */
+import { auditBundle } from '../../reporting/audit-event.js';
+import { homeDocument } from '../routes/home.js';
 
 const ID = '0193a5b2-6a5c-7c3e-9d53-0f7a3b1c2d4e';
 const SELF = `/analyses/${ID}`;
@@ -263,18 +263,7 @@ export const EXAMPLES: Readonly<Record<string, object>> = {
     nextCursor: null,
     links: { next: null },
   },
-  Home: {
-    name: 'Leukodiff',
-    version: '0.1.0',
-    welcome: 'White blood cell differentials from blood smear images.',
-    links: {
-      analyze: '/analyze',
-      analyses: '/analyses',
-      docs: '/docs',
-      openapi: '/openapi.json',
-      ready: '/health/ready',
-    },
-  },
+  Home: homeDocument('0.1.0'),
   Alive: { status: 'alive' },
   ApiKey: KEY,
   ApiKeyList: { items: [KEY] },

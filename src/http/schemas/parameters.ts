@@ -36,7 +36,7 @@ const cellId = Type.String({
 });
 
 /** A cursor is the id of the last entry of its page; clients need not know. */
-const cursor = (pattern: string) =>
+export const cursor = (pattern: string) =>
   Type.Optional(Type.String({ pattern, description: 'Where to go on: `nextCursor` of the page before.' }));
 
 const strict = { additionalProperties: false };

@@ -2,7 +2,7 @@
 import { type Static, Type } from '@fastify/type-provider-typebox';
 import { WEBHOOK_EVENT_TYPES, type WebhookEventType } from '../../reporting/webhook-event.js';
 import { DELIVERY_STATUSES } from '../../storage/deliveries.js';
-import { literals, nullable, PRINTABLE_PATTERN, UUID_PATTERN } from './parameters.js';
+import { cursor, literals, nullable, PRINTABLE_PATTERN, UUID_PATTERN } from './parameters.js';
 
 const asPosted = nullable(Type.String({ description: 'As posted.' }));
 const dateTime = (description: string) => Type.String({ format: 'date-time', description });
@@ -218,9 +218,7 @@ export const DeliveriesQuery = Type.Object(
   {
     status: Type.Optional(literals(DELIVERY_STATUSES, { description: 'Only deliveries in this state.' })),
     limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 20, description: 'Deliveries a page.' })),
-    cursor: Type.Optional(
-      Type.String({ pattern: UUID_PATTERN, description: 'Where to go on: `nextCursor` of the page before.' }),
-    ),
+    cursor: cursor(UUID_PATTERN),
   },
   strict,
 );
