@@ -80,7 +80,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   jobs: {
     layers: ['storage', 'vision', 'hematology', 'reporting', 'outbound', 'observability', 'errors'],
     types: ['config'],
-    packages: ['bullmq', 'ioredis', 'undici', 'standardwebhooks'],
+    packages: ['@medplum/core', '@medplum/hl7', 'bullmq', 'ioredis', 'undici', 'standardwebhooks'],
     packageTypes: ['pino', 'prom-client'],
     node: true,
   },
