@@ -1,5 +1,6 @@
 /** What `serve` and `work` have in common: opening everything in order, and one orderly end. */
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.js';
 import { ExpectedError } from '../errors.js';
 import { openQueues, type Queues } from '../jobs/queues.js';
@@ -35,10 +36,16 @@ export interface Runtime {
   readonly outgoing: OutgoingOptions;
   /** Null without a worker in this process. */
   readonly webhookSecret: WebhookSecret | null;
+  /** Told to end: it is not ready any more. */
+  stopping(): boolean;
   /** Resolves with the reason when a part ended that only a new process can bring back. */
   readonly died: Promise<string>;
   /** Runs before anything is closed, the last added first. */
   onClose(step: () => Promise<void>): void;
+  /** Runs when everything is closed. */
+  onClosed(step: () => Promise<void>): void;
+  /** Readiness goes; everything else goes on. */
+  announceStop(): void;
   /** Running images get `graceSeconds`; default SHUTDOWN_TIMEOUT_SECONDS. */
   close(graceSeconds?: number): Promise<void>;
 }
@@ -53,8 +60,10 @@ export interface RuntimeOptions {
 export async function openRuntime({ config, version, worker }: RuntimeOptions): Promise<Runtime> {
   const log = createLogger({ level: config.logLevel, format: config.logFormat });
   const steps: ((graceSeconds: number) => Promise<void>)[] = [];
+  let stopping = false;
   let closing: Promise<void> | undefined;
   const close = (graceSeconds = config.shutdownTimeoutSeconds): Promise<void> => {
+    stopping = true;
     closing ??= (async () => {
       for (const step of steps.reverse()) {
         await step(graceSeconds).catch((error: unknown) => log.error({ err: error }, 'a step of the shutdown failed'));
@@ -102,7 +111,12 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       outgoing,
       webhookSecret,
       died: Promise.race(deaths),
+      stopping: () => stopping,
       onClose: (step) => steps.push(step),
+      onClosed: (step) => steps.unshift(step),
+      announceStop: () => {
+        stopping = true;
+      },
       close,
     };
   } catch (error) {
@@ -172,7 +186,7 @@ const EXIT_FAILURE = 1;
  * database or the inference dies, nothing can be done without it: the process ends with a failure, so that a supervisor
  * starts it anew.
  */
-export async function runUntilSignal({ config, died, log, close }: Runtime): Promise<void> {
+export async function runUntilSignal({ config, died, log, announceStop, close }: Runtime): Promise<void> {
   const cause = await new Promise<{ signal: NodeJS.Signals } | { died: string }>((settle) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => settle({ signal }));
     void died.then((reason) => settle({ died: reason }));
@@ -189,15 +203,18 @@ export async function runUntilSignal({ config, died, log, close }: Runtime): Pro
       });
     }
   }
+  announceStop();
+  const delayMs = 'died' in cause ? 0 : config.shutdownDelaySeconds * 1000;
   // The steps bound their own time; this is the last line, with the processor taken away or a disk that hangs.
   const lastLine = setTimeout(
     () => {
       log.fatal('the shutdown did not end in time');
       process.exit(EXIT_FAILURE);
     },
-    config.shutdownTimeoutSeconds * 1000 + 60_000,
+    delayMs + config.shutdownTimeoutSeconds * 1000 + 60_000,
   );
   lastLine.unref();
+  if (delayMs > 0) await sleep(delayMs);
   // Jobs that wait for what is gone would wait in vain.
   await ('died' in cause ? close(0) : close());
   clearTimeout(lastLine);

@@ -1,6 +1,7 @@
 /** Processes that end in the middle of their work: by an image that crashes them, by a signal, by an update. */
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
 import { pino } from 'pino';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -9,6 +10,7 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/storage/
 import { POISON_HOOK, poisoned } from '../support/poison.js';
 import {
   cleanUp,
+  logEntry,
   type Program,
   preparedDataDir,
   run,
@@ -122,4 +124,51 @@ describe('images that crash the process', () => {
     expect(new Set(worker.ends)).toEqual(new Set(['SIGSEGV']));
     await worker.stop();
   }, 300_000);
+});
+
+describe('SIGTERM', () => {
+  it('takes the readiness of the API first, while orders are still taken', async () => {
+    const api = await startApi({ SHUTDOWN_DELAY_SECONDS: '6' });
+    expect((await fetch(`${api.address}/health/ready`)).status).toBe(200);
+    api.child.kill('SIGTERM');
+    await logEntry(api, 'shutting down: running images are finished first');
+    const ready = await fetch(`${api.address}/health/ready`);
+    expect([ready.status, await ready.json()]).toMatchObject([503, { errors: [{ field: 'process' }] }]);
+    expect((await fetch(`${api.address}/health/live`)).status).toBe(200);
+    const id = await post(api, smears.slice(0, 1));
+    expect(await api.ended).toMatchObject({ code: 0 });
+    // What it took is there for the next.
+    const next = await startApi();
+    expect((await read({ ...next, headers: api.headers }, id)).status).toBe('queued');
+  });
+
+  it('lets a worker finish or hand back its images, which another one then ends', async () => {
+    const api = await startApi();
+    const first = run(['work'], {
+      ...env,
+      ...{ DATA_DIR: temporaryFolder(), METRICS_PORT: '0', WORKER_CONCURRENCY: '1' },
+      ...{ SHUTDOWN_DELAY_SECONDS: '1', SHUTDOWN_TIMEOUT_SECONDS: '20' },
+    });
+    const { metricsPort } = await logEntry(first, 'working');
+    const orders = await Promise.all(Array.from({ length: 30 }, () => post(api, smears.slice(0, 2))));
+    await logEntry(first, 'image analysed');
+    first.child.kill('SIGTERM');
+    await logEntry(first, 'shutting down: running images are finished first');
+    const ready = await fetch(`http://127.0.0.1:${metricsPort}/health/ready`);
+    expect([ready.status, await ready.json()]).toMatchObject([503, { checks: [{ name: 'process' }] }]);
+    expect(await first.ended).toMatchObject({ code: 0 });
+    const left = await Promise.all(orders.map((id) => read(api, id)));
+    const states = left.flatMap(({ images }) => images.map((image) => image.status));
+    expect(states).toContain('queued');
+    expect(states).not.toContain('processing');
+    const second = run(['work'], { ...env, DATA_DIR: temporaryFolder() });
+    for (const id of orders) expect((await ended(api, id)).status).toBe('completed');
+    const client = new pg.Client({ connectionString: server.url });
+    await client.connect();
+    // Not one was cut off.
+    expect((await client.query('SELECT max(attempts) AS runs FROM images')).rows).toEqual([{ runs: 1 }]);
+    await client.end();
+    second.child.kill('SIGTERM');
+    expect(await second.ended).toMatchObject({ code: 0 });
+  });
 });
