@@ -71,6 +71,7 @@ export interface Config {
   readonly retentionDays: number;
   readonly maxAnalysisAgeMinutes: number;
   readonly shutdownTimeoutSeconds: number;
+  readonly shutdownDelaySeconds: number;
   /** `whsec_…`, or two of them with a space between; undefined: one is made and kept in the data folder. */
   readonly webhookSecret: string | undefined;
   /** 32 bytes in base64; undefined: one is made and kept in the data folder. */
@@ -354,6 +355,13 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     '25',
     'Time that running images get at a shutdown; what is not done then is done after the next start.',
     integer(1, 600),
+  ),
+  variable(
+    'SHUTDOWN_DELAY_SECONDS',
+    'shutdownDelaySeconds',
+    '0',
+    'How long a process that shall end says so at /health/ready before it stops taking requests and jobs: as long as your load balancer needs to notice.',
+    integer(0, 300),
   ),
   secretVariable(
     'WEBHOOK_SECRET',

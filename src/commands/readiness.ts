@@ -6,10 +6,9 @@ import type { Runtime } from './runtime.js';
 const CHECK_TIMEOUT_MS = 3_000;
 
 /** Settles within `CHECK_TIMEOUT_MS` and never rejects. */
-export async function readiness(
-  { db, queues, model, config }: Runtime,
-  worker: boolean,
-): Promise<readonly ReadinessCheck[]> {
+export async function readiness(runtime: Runtime, worker: boolean): Promise<readonly ReadinessCheck[]> {
+  const { db, queues, model, config } = runtime;
+  if (runtime.stopping()) return [{ name: 'process', ok: false, detail: 'told to end: it finishes what it has begun' }];
   const [database, queue] = await Promise.all([
     check('database', () => db.ping(), db.embedded ? 'embedded PostgreSQL' : 'PostgreSQL server'),
     check('queue', () => queues.ping(), queues.backend),

@@ -17,7 +17,7 @@ import { estimateScale } from './scale.js';
 import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from './types.js';
 
 export type { DecodeLimits } from './decode.js';
-export { ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
+export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
 export * from './render.js';
 export type * from './types.js';
 
@@ -50,10 +50,12 @@ export interface AnalyzeOptions {
 
 export interface Vision {
   readonly model: ModelInfo;
+  /** Resolves with the reason when inference is not possible any more and only a new process can help. */
+  readonly died: Promise<string>;
   /**
    * Finds and describes the cells of an image. Deterministic for the same bytes, model and provider.
-   * Rejects with UndecodableImageError (the image), RangeError (micronsPerPixel), InferenceError (a crashed thread; the
-   * same call may succeed again) or the signal's reason.
+   * Rejects with UndecodableImageError (the image), RangeError (micronsPerPixel), AnalysisCrashedError (a thread or process
+   * ended over it), InferenceError (the same call may succeed again) or the signal's reason.
    */
   analyze(bytes: Uint8Array, options?: AnalyzeOptions): Promise<ImageAnalysis>;
   /** Ends the worker threads; pending analyses reject with InferenceError. */
@@ -79,6 +81,7 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
   const { manifest } = model;
   const limits = options.limits ?? DEFAULT_DECODE_LIMITS;
   return {
+    died: pool.died,
     model: {
       name: manifest.name,
       version: manifest.version,

@@ -1,7 +1,7 @@
 /** A pool of worker threads that run the networks. Jobs queue here, each thread works on one at a time. */
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { ExecutionProviderError, InferenceError, ModelError } from './errors.js';
+import { AnalysisCrashedError, ExecutionProviderError, InferenceError, ModelError } from './errors.js';
 import type {
   CellsInput,
   CellsOutput,
@@ -23,6 +23,8 @@ export interface InferencePoolOptions {
   readonly workers?: number;
   /** Another worker script, for tests that make one crash. */
   readonly workerUrl?: URL;
+  /** Default HUNG_MS. */
+  readonly hungMs?: number;
   readonly onLog?: (entry: {
     level: 'info' | 'warn';
     message: string;
@@ -32,15 +34,25 @@ export interface InferencePoolOptions {
 
 export interface InferencePool {
   readonly executionProvider: 'cpu' | 'cuda';
-  /** The input's buffers are transferred: unusable for the caller afterwards. Rejects with InferenceError. */
+  /** Resolves with the reason when no thread can be kept running; never after `close`. */
+  readonly died: Promise<string>;
+  /**
+   * The input's buffers are transferred: unusable for the caller afterwards. Rejects with AnalysisCrashedError when the
+   * thread ended over it, otherwise with InferenceError.
+   */
   field(input: FieldInput, signal?: AbortSignal): Promise<FieldOutput>;
   cells(input: CellsInput, signal?: AbortSignal): Promise<CellsOutput>;
   close(): Promise<void>;
 }
 
-/** A thread that crashes is replaced, but not for ever: 5 within 60 s mean that something is wrong that stays wrong. */
-const MAX_RESTARTS = 5;
-const RESTART_WINDOW_MS = 60_000;
+/**
+ * A thread that ends over a job is replaced, however often: it is the job that is to be given up. One that ends without a
+ * job, or cannot start (which runs both networks once), is not: 5 within 60 s mean that something is wrong that stays wrong.
+ */
+const MAX_FAILURES = 5;
+const FAILURE_WINDOW_MS = 60_000;
+/** A thread that still works on a job so long after that was given up is taken for hung. */
+const HUNG_MS = 60_000;
 
 /**
  * The compiled worker. Under vitest this module is TypeScript source, which a worker thread of Node 20 cannot load:
@@ -80,13 +92,19 @@ export async function createInferencePool(options: InferencePoolOptions): Promis
 
 class Pool implements InferencePool {
   executionProvider: 'cpu' | 'cuda' = 'cpu';
+  readonly died: Promise<string>;
   private readonly slots: Slot[] = [];
   private readonly queue: Job[] = [];
-  private restarts: number[] = [];
+  private failures: number[] = [];
   private nextId = 1;
   private broken: Error | undefined;
+  private die: (reason: string) => void = () => undefined;
 
-  constructor(private readonly options: InferencePoolOptions) {}
+  constructor(private readonly options: InferencePoolOptions) {
+    this.died = new Promise((settle) => {
+      this.die = settle;
+    });
+  }
 
   async start(): Promise<void> {
     // The first worker decides the provider; the others then ask for exactly that one.
@@ -156,6 +174,7 @@ class Pool implements InferencePool {
         if (at >= 0) this.queue.splice(at, 1);
         // A job that runs already cannot be stopped; its result is dropped.
         job.reject(signal?.reason);
+        this.watchForHang(job);
       };
       signal?.addEventListener('abort', onAbort, { once: true });
       this.queue.push(job);
@@ -234,15 +253,13 @@ class Pool implements InferencePool {
     const at = this.slots.indexOf(slot);
     if (at < 0) return;
     this.slots.splice(at, 1);
-    slot.job?.reject(new InferenceError(`The inference thread crashed during this job (${reason}).`));
+    slot.job?.reject(new AnalysisCrashedError(`The inference thread ended during this job (${reason}).`));
     if (this.broken !== undefined) return;
-    const now = Date.now();
-    this.restarts = [...this.restarts.filter((time) => now - time < RESTART_WINDOW_MS), now];
-    if (this.restarts.length > MAX_RESTARTS) {
-      this.fail(new InferenceError('Inference threads crash again and again; restart the service and see its log.'));
-      return;
-    }
-    this.log('warn', 'an inference thread crashed and is replaced', { reason });
+    this.log('warn', 'an inference thread ended and is replaced', { reason });
+    if (slot.job !== undefined || this.mayTryAgain(reason)) this.replace();
+  }
+
+  private replace(): void {
     this.open(this.executionProvider).then(
       ({ slot: fresh }) => {
         if (this.broken !== undefined) {
@@ -253,11 +270,33 @@ class Pool implements InferencePool {
         this.dispatch();
       },
       (error: unknown) => {
-        const why = error instanceof Error ? error.message : String(error);
-        this.log('warn', 'an inference thread could not be replaced', { reason: why });
-        if (this.slots.length === 0) this.fail(new InferenceError(`No inference thread is left: ${why}`));
+        if (this.broken !== undefined) return;
+        const reason = error instanceof Error ? error.message : String(error);
+        this.log('warn', 'an inference thread could not be replaced', { reason });
+        if (this.mayTryAgain(reason)) this.replace();
       },
     );
+  }
+
+  /** Counts a failure that no job is to blame for. False: it was one too many, and the pool is given up. */
+  private mayTryAgain(reason: string): boolean {
+    const now = Date.now();
+    this.failures = [...this.failures.filter((time) => now - time < FAILURE_WINDOW_MS), now];
+    if (this.failures.length <= MAX_FAILURES) return true;
+    this.fail(new InferenceError(`Inference threads end again and again (${reason}).`));
+    this.die(reason);
+    return false;
+  }
+
+  private watchForHang(job: Job): void {
+    const slot = this.slots.find((one) => one.job === job);
+    if (slot === undefined) return;
+    const timer = setTimeout(() => {
+      if (slot.job !== job) return;
+      this.lost(slot, 'it hung');
+      void slot.worker.terminate();
+    }, this.options.hungMs ?? HUNG_MS);
+    timer.unref();
   }
 
   private fail(error: Error): void {

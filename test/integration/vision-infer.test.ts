@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { ExecutionProviderError, InferenceError, ModelError } from '../../src/vision/errors.js';
+import { AnalysisCrashedError, ExecutionProviderError, InferenceError, ModelError } from '../../src/vision/errors.js';
 import { createInferencePool, type InferencePool, type InferencePoolOptions } from '../../src/vision/infer.js';
 import type { CellsInput, FieldInput } from '../../src/vision/infer-messages.js';
 import { loadModel, type Model } from '../../src/vision/manifest.js';
@@ -28,6 +28,7 @@ const field = (side = 64, first: readonly number[] = [200, 190, 200]): FieldInpu
   return { kind: 'field', width: side, height: side, rgb };
 };
 const crash = (): FieldInput => field(64, [1, 2, 3]);
+const hang = (): FieldInput => field(64, [1, 2, 4]);
 const crops = (count: number): CellsInput => {
   const pixels = model.manifest.cells.size ** 2;
   return {
@@ -97,16 +98,37 @@ describe('the inference pool', () => {
     const results = await Promise.allSettled([running.field(crash()), running.field(field()), running.cells(crops(2))]);
     expect(results.map(({ status }) => status)).toEqual(['rejected', 'fulfilled', 'fulfilled']);
     const [first] = results;
-    expect(first?.status === 'rejected' && first.reason).toBeInstanceOf(InferenceError);
-    expect(log).toContain('an inference thread crashed and is replaced');
+    expect(first?.status === 'rejected' && first.reason).toBeInstanceOf(AnalysisCrashedError);
+    expect(log).toContain('an inference thread ended and is replaced');
   });
 
-  it('gives up after crashing again and again, and says so', async () => {
+  it('goes on for others however many images crash a thread', async () => {
     const running = await open({ workerUrl: CRASHING });
-    const results = await Promise.allSettled(Array.from({ length: 9 }, () => running.field(crash())));
-    for (const result of results) {
-      expect(result.status === 'rejected' && result.reason).toBeInstanceOf(InferenceError);
+    const poison = await Promise.allSettled(Array.from({ length: 9 }, () => running.field(crash())));
+    for (const result of poison) {
+      expect(result.status === 'rejected' && result.reason).toBeInstanceOf(AnalysisCrashedError);
     }
+    await expect(running.field(field())).resolves.toMatchObject({ width: 32 });
+  });
+
+  it('replaces a thread that hangs over a job which was given up', async () => {
+    const running = await open({ workerUrl: CRASHING, hungMs: 100 });
+    const controller = new AbortController();
+    const work = running.field(hang(), controller.signal);
+    controller.abort(new Error('took too long'));
+    await expect(work).rejects.toThrow('took too long');
+    await expect(running.field(field())).resolves.toMatchObject({ width: 32 });
+  });
+
+  it('gives up, and says so, when no thread can be started any more', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'model-'));
+    await cp(MODEL_DIR, folder, { recursive: true });
+    const running = await open({ workerUrl: CRASHING, model: await loadModel(folder) });
+    await rm(folder, { recursive: true });
+    await expect(running.field(crash())).rejects.toBeInstanceOf(AnalysisCrashedError);
+    const waiting = running.field(field());
+    await expect(waiting).rejects.toThrow(/again and again/);
+    expect(await running.died).toMatch(/The model cannot be loaded/);
     await expect(running.field(field())).rejects.toThrow(/again and again/);
   });
 

@@ -1,11 +1,11 @@
 // The real inference worker, except that a field whose first pixel is (1, 2, 3) crashes the thread, as a defect in the
-// native library would end it.
+// native library would end it, and one with (1, 2, 4) never comes to an end.
 import { parentPort } from 'node:worker_threads';
 
 parentPort?.on('message', ({ input }) => {
-  if (input.kind === 'field' && input.rgb[0] === 1 && input.rgb[1] === 2 && input.rgb[2] === 3) {
-    throw new Error('crashed on purpose');
-  }
+  if (input.kind !== 'field' || input.rgb[0] !== 1 || input.rgb[1] !== 2) return;
+  if (input.rgb[2] === 3) throw new Error('crashed on purpose');
+  if (input.rgb[2] === 4) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
 });
 
 await import('../../dist/vision/infer-worker.js');

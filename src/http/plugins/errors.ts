@@ -1,6 +1,6 @@
 /** Every answer that is not a success leaves through here, as a problem document. */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { isDatabaseUnavailable, isStorageFull } from '../database-errors.js';
+import { isDatabaseUnavailable, isStorageFull } from '../../storage/database-errors.js';
 import { type ProblemCause, ProblemError, type ProblemSlug, problemDocument } from '../problems.js';
 import { ClientGoneError } from '../upload/receive.js';
 

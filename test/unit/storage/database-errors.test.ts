@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { isDatabaseUnavailable, isStorageFull } from '../../../src/http/database-errors.js';
+import { isDatabaseUnavailable, isStorageFull } from '../../../src/storage/database-errors.js';
 
 function withCode(code: string, cause?: unknown): Error {
   return Object.assign(new Error('x', { cause }), { code });
