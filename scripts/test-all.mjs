@@ -2,6 +2,7 @@
  * `npm run test:all`: everything that `npm test` does, then what needs more than Node:
  *
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
+ * - those that store or read images once more with the images on an S3 server
  * - the browser test of /docs (Chromium)
  * - the training package's tests (Python, from .venv)
  * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2,
@@ -31,6 +32,7 @@ mkdirSync(REPORTS, { recursive: true });
 
 if (!beyond) run('npm test', 'npm', ['test', '--', ...vitestReport('node')]);
 await redisTests();
+s3Tests();
 browserTests();
 pythonTests();
 
@@ -40,6 +42,10 @@ console.log(`\ntest:all: ${passed} passed, ${failed} failed, ${skipped} skipped`
 if (failures.length > 0 || failed > 0) {
   for (const failure of failures) console.error(`✗ ${failure}`);
   process.exit(1);
+}
+
+function s3Tests() {
+  run('integration with images in S3', 'npx', ['vitest', 'run', '--project', 's3', ...vitestReport('s3')]);
 }
 
 async function redisTests() {

@@ -93,6 +93,13 @@ export interface Config {
   /** Base address; undefined: nothing is sent to a FHIR server. */
   readonly fhirServer: string | undefined;
   readonly fhirServerToken: string | undefined;
+  /** Where posted images go; those that lie in S3 are read whenever `s3Bucket` is set. */
+  readonly imageStorage: 'postgresql' | 's3';
+  readonly s3Bucket: string | undefined;
+  readonly s3Endpoint: string | undefined;
+  readonly s3Region: string;
+  readonly s3AccessKeyId: string | undefined;
+  readonly s3SecretAccessKey: string | undefined;
   readonly logLevel: LogLevel;
   readonly logFormat: LogFormat;
   /** Where receivers of webhooks reach this service; undefined: links are relative. */
@@ -251,7 +258,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
   variable(
     'MODEL_DIR',
     'modelDir',
-    'models/sg-cldff/1.2.0',
+    'models/sg-cldff/1.3.0',
     'Folder of the model (manifest.json and ONNX files), relative to the program.',
     (text) => resolve(PACKAGE_ROOT, text),
   ),
@@ -448,6 +455,30 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     urlOf('http:', 'https:'),
   ),
   secretVariable('FHIR_SERVER_TOKEN', 'fhirServerToken', null, 'Bearer token for FHIR_SERVER.', bearerToken),
+  variable(
+    'IMAGE_STORAGE',
+    'imageStorage',
+    'postgresql',
+    'Where posted images are kept: postgresql, or s3 (S3_BUCKET). Images that came before a change stay where they are and are read from there.',
+    oneOf('postgresql', 's3'),
+  ),
+  variable('S3_BUCKET', 's3Bucket', null, 'Bucket for images in S3-compatible storage; it must exist.', bucketName),
+  variable(
+    'S3_ENDPOINT',
+    's3Endpoint',
+    null,
+    'Address of an S3-compatible server. Not set: AWS, by S3_REGION.',
+    urlOf('http:', 'https:'),
+  ),
+  variable('S3_REGION', 's3Region', 'us-east-1', 'Region of S3_BUCKET, as the server knows it.', (text) => text),
+  secretVariable(
+    'S3_ACCESS_KEY_ID',
+    's3AccessKeyId',
+    null,
+    'Key for S3_BUCKET, with S3_SECRET_ACCESS_KEY. Not set: as the AWS SDK finds it (role of the machine, environment).',
+    (text) => text,
+  ),
+  secretVariable('S3_SECRET_ACCESS_KEY', 's3SecretAccessKey', null, 'Secret of S3_ACCESS_KEY_ID.', (text) => text),
   variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
   variable(
     'LOG_FORMAT',
@@ -482,6 +513,10 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     faults.push('OIDC_ISSUER needs OIDC_AUDIENCE: without it a token made for any other service would do here');
   }
   if ((tlsCert === undefined) !== (tlsKey === undefined)) faults.push('TLS_CERT and TLS_KEY are needed together');
+  if (values.imageStorage === 's3' && values.s3Bucket === undefined) faults.push('IMAGE_STORAGE=s3 needs S3_BUCKET');
+  if ((values.s3AccessKeyId === undefined) !== (values.s3SecretAccessKey === undefined)) {
+    faults.push('S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are needed together');
+  }
   if (faults.length > 0) throw new ExpectedError(`The configuration cannot be used: ${faults.join('; ')}.`);
   return values as Config;
 }
@@ -617,6 +652,13 @@ function hl7Destination(text: string): Hl7Destination {
   }
   // IPv6 addresses stand in brackets in a URL, and nowhere else.
   return { host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port), tls: url.protocol === 'mllps:' };
+}
+
+function bucketName(text: string): string {
+  if (!/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(text)) {
+    throw new Error('must be the name of a bucket: 3 to 63 small letters, digits, points and hyphens');
+  }
+  return text;
 }
 
 /** A secret: the message does not repeat it. */

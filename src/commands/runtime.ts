@@ -12,7 +12,7 @@ import { createLogger, type Logger } from '../observability/logger.js';
 import { createMetrics, type Metrics } from '../observability/metrics.js';
 import type { OutgoingOptions } from '../reporting/outgoing.js';
 import { countQueued } from '../storage/analyses.js';
-import { type Database, openDatabase } from '../storage/database.js';
+import { type Database, type ImageObjects, openDatabase } from '../storage/database.js';
 import { loadSealer } from '../storage/sealing.js';
 import { type ApartVision, withApart } from '../vision/apart.js';
 import {
@@ -81,7 +81,8 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       send: config.reportsSend,
     };
     const senders = reportSenders(config);
-    const db = await openDatabase({ databaseUrl: config.databaseUrl, dataDir: config.dataDir, log });
+    const { databaseUrl, dataDir } = config;
+    const db = await openDatabase({ databaseUrl, dataDir, log, objects: await imageObjects(config) });
     steps.push(() => db.close());
     const queues = await openQueues({ redisUrl: config.redisUrl, databaseUrl: db.url, log });
     steps.push(() => queues.close());
@@ -123,6 +124,19 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     await close();
     throw error;
   }
+}
+
+/** Opens no connection yet. */
+async function imageObjects(config: Config): Promise<ImageObjects | null> {
+  const { s3Bucket, s3Endpoint, s3Region, s3AccessKeyId, s3SecretAccessKey } = config;
+  if (s3Bucket === undefined) return null;
+  const credentials =
+    s3AccessKeyId === undefined || s3SecretAccessKey === undefined
+      ? undefined
+      : { accessKeyId: s3AccessKeyId, secretAccessKey: s3SecretAccessKey };
+  const { openS3 } = await import('../storage/s3.js');
+  const store = openS3({ bucket: s3Bucket, endpoint: s3Endpoint, region: s3Region, credentials });
+  return { store, writable: config.imageStorage === 's3' };
 }
 
 /** A FHIR server stores some dozens of resources in one transaction. */

@@ -1,9 +1,10 @@
 /**
- * Waits for a database that is away, or whose disk is full, instead of failing. An outage is nobody's fault: it must use up
+ * Waits for a database or an object store that is away, or whose disk is full, instead of failing. An outage is nobody's fault: it must use up
  * neither the tries of a job nor the result that a worker has already made.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDatabaseUnavailable, isStorageFull } from '../storage/database-errors.js';
+import { ObjectStoreError } from '../storage/object-store.js';
 
 const PAUSE_MS = 500;
 
@@ -13,8 +14,12 @@ export async function patiently<T>(shutdown: AbortSignal, work: () => Promise<T>
     try {
       return await work();
     } catch (error) {
-      if (shutdown.aborted || !(isDatabaseUnavailable(error) || isStorageFull(error))) throw error;
+      if (shutdown.aborted || !isAway(error)) throw error;
       await sleep(PAUSE_MS, undefined, { signal: shutdown }).catch(() => undefined);
     }
   }
+}
+
+function isAway(error: unknown): boolean {
+  return error instanceof ObjectStoreError || isDatabaseUnavailable(error) || isStorageFull(error);
 }

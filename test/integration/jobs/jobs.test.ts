@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Webhook } from 'standardwebhooks';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, inject, it } from 'vitest';
 import type { CellType } from '../../../src/hematology/cell-types.js';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
 import { type SweepDeps, sweep } from '../../../src/jobs/sweep.js';
@@ -31,6 +31,7 @@ import {
   queuePlace,
   SILENT,
   type TestDatabase,
+  testObjects,
 } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
 import { openNetwork } from '../../support/network.js';
@@ -320,7 +321,12 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     const url = new URL(test.url);
     const network = await openNetwork(Number(url.port));
     url.port = String(network.port);
-    const db = await openDatabase({ databaseUrl: url.href, dataDir: '/nonexistent', log: SILENT });
+    const db = await openDatabase({
+      databaseUrl: url.href,
+      dataDir: '/nonexistent',
+      log: SILENT,
+      objects: testObjects(),
+    });
     const analyze: Analyze = async () => {
       runs += 1;
       found();
@@ -665,7 +671,8 @@ describe(`trouble, queue on ${QUEUE_BACKEND}`, () => {
   it('a worker that is killed loses its images to another', async () => {
     const script = fileURLToPath(new URL('../../support/hanging-worker.ts', import.meta.url));
     const args = ['--import', 'tsx', script, place.databaseUrl, place.redisUrl ?? '', place.prefix ?? ''];
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const env = { ...process.env, TEST_S3_URL: inject('s3Url') };
+    const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
     const id = await post(['a', 'b']);
     await new Promise((settle) => child.stdout.once('data', settle));
     child.kill('SIGKILL');
