@@ -249,6 +249,7 @@ function toImageDocument(row: ImageRow, repeatOf: number | null): ImageDocument 
     quality: row.quality as ImageQuality | null,
     saliencyConsistency: row.saliencyConsistency,
     cellCount: row.cellCount,
+    model: row.model as ModelInfo | null,
     timingsMs: row.timingsMs as Record<string, number> | null,
     problem: row.problem as StoredProblem | null,
   };

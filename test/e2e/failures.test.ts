@@ -1,5 +1,7 @@
 /** Processes that end in the middle of their work: by an image that crashes them, by a signal, by an update. */
 import { randomBytes } from 'node:crypto';
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { pino } from 'pino';
@@ -7,6 +9,8 @@ import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { AnalysisDocument } from '../../src/storage/documents.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/storage/embedded-postgres.js';
+import { MIGRATIONS_DIR, migrate } from '../../src/storage/migrate.js';
+import { MODEL_DIR } from '../support/model-dir.js';
 import { POISON_HOOK, poisoned } from '../support/poison.js';
 import {
   cleanUp,
@@ -170,5 +174,55 @@ describe('SIGTERM', () => {
     await client.end();
     second.child.kill('SIGTERM');
     expect(await second.ended).toMatchObject({ code: 0 });
+  });
+});
+
+describe('an update', () => {
+  /** The same networks under the name of another version. */
+  function modelVersion(version: string): string {
+    const folder = join(temporaryFolder(), version);
+    cpSync(MODEL_DIR, folder, { recursive: true });
+    const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8')) as object;
+    writeFileSync(join(folder, 'manifest.json'), JSON.stringify({ ...manifest, version }));
+    return folder;
+  }
+
+  it('changes schema and model under load without dropping a job, and every result names what made it', async () => {
+    const started = (MODEL_DIR: string): Program =>
+      run(['work'], { ...env, DATA_DIR: temporaryFolder(), WORKER_CONCURRENCY: '1', MODEL_DIR });
+    const api = await startApi();
+    const old = started(modelVersion('7.0.0'));
+    const orders = await Promise.all(Array.from({ length: 12 }, () => post(api, smears.slice(0, 3))));
+    await logEntry(old, 'image analysed');
+    // A newer version migrates while this one runs.
+    const migrations = temporaryFolder();
+    cpSync(MIGRATIONS_DIR, migrations, { recursive: true });
+    mkdirSync(join(migrations, '20990101000000_novelty'));
+    writeFileSync(
+      join(migrations, '20990101000000_novelty', 'migration.sql'),
+      'ALTER TABLE images ADD COLUMN novelty int NOT NULL DEFAULT 0; CREATE TABLE novelties (n int PRIMARY KEY);',
+    );
+    expect(await migrate(server.url, pino({ level: 'silent' }), migrations)).toHaveLength(1);
+    // Of this version, started on the newer schema.
+    const fresh = started(modelVersion('7.1.0'));
+    await logEntry(fresh, 'image analysed');
+    old.child.kill('SIGTERM');
+    expect(await old.ended).toMatchObject({ code: 0 });
+    orders.push(await post(api, smears.slice(3, 5)));
+    const versions = new Set<string | undefined>();
+    for (const id of orders) {
+      const { status, model, images } = await ended(api, id);
+      expect(status).toBe('completed');
+      for (const image of images) versions.add(image.model?.version);
+      expect(images.map((image) => image.model?.version)).toContain(model?.version);
+    }
+    expect([...versions].toSorted()).toEqual(['7.0.0', '7.1.0']);
+    const client = new pg.Client({ connectionString: server.url });
+    await client.connect();
+    const { rows } = await client.query('SELECT max(attempts) AS runs, count(*)::int AS images FROM images');
+    expect(rows).toEqual([{ runs: 1, images: 38 }]);
+    await client.end();
+    fresh.child.kill('SIGTERM');
+    await fresh.ended;
   });
 });

@@ -61,6 +61,7 @@ const ANALYSIS = {
       quality: { sharpness: 214.5, brightness: 0.78, clipped: 0.001, background: 0.46, flags: [] },
       saliencyConsistency: 0.87,
       cellCount: 112,
+      model: { name: 'sg-cldff', version: '1.2.0', sha256: '5f'.repeat(32), executionProvider: 'cpu' },
       timingsMs: { decode: 61, scale: 38, locate: 210, infer: 690, postprocess: 44 },
       problem: null,
       links: {
