@@ -58,10 +58,13 @@ export interface WorkerConfig {
   readonly intraOpThreads: number;
 }
 
-export interface JobMessage {
-  readonly id: number;
-  readonly input: InferenceInput;
-}
+/**
+ * To a thread. After `end` it finishes the run that goes on and exits by itself: a thread that is terminated while native code
+ * runs takes the whole process down (decision 0083).
+ */
+export type ThreadMessage =
+  | { readonly type: 'run'; readonly id: number; readonly input: InferenceInput }
+  | { readonly type: 'end' };
 
 export type WorkerMessage =
   | {

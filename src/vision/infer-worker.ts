@@ -9,7 +9,7 @@ import type {
   CellsOutput,
   FieldInput,
   FieldOutput,
-  JobMessage,
+  ThreadMessage,
   WorkerConfig,
   WorkerMessage,
 } from './infer-messages.js';
@@ -148,11 +148,17 @@ async function start(): Promise<void> {
     }
   }
   const loaded = sessions;
-  port.on('message', (job: JobMessage) => {
-    const run = job.input.kind === 'field' ? runField(loaded, job.input) : runCells(loaded, job.input);
+  port.on('message', (message: ThreadMessage) => {
+    if (message.type === 'end') {
+      // Nothing else keeps the thread: it exits when a run that goes on has ended.
+      port.close();
+      return;
+    }
+    const { id, input } = message;
+    const run = input.kind === 'field' ? runField(loaded, input) : runCells(loaded, input);
     run.then(
-      (output) => say({ type: 'result', id: job.id, output }, buffersOf(output)),
-      (error: unknown) => say({ type: 'error', id: job.id, message: reasonOf(error) }),
+      (output) => say({ type: 'result', id, output }, buffersOf(output)),
+      (error: unknown) => say({ type: 'error', id, message: reasonOf(error) }),
     );
   });
   say({

@@ -9,7 +9,7 @@ import type {
   FieldOutput,
   InferenceInput,
   InferenceOutput,
-  JobMessage,
+  ThreadMessage,
   WorkerConfig,
   WorkerMessage,
 } from './infer-messages.js';
@@ -35,6 +35,7 @@ export interface InferencePool {
   /** The input's buffers are transferred: unusable for the caller afterwards. Rejects with InferenceError. */
   field(input: FieldInput, signal?: AbortSignal): Promise<FieldOutput>;
   cells(input: CellsInput, signal?: AbortSignal): Promise<CellsOutput>;
+  /** Rejects all jobs at once; resolves when the runs that go on have ended and every thread has exited. */
   close(): Promise<void>;
 }
 
@@ -81,6 +82,8 @@ export async function createInferencePool(options: InferencePoolOptions): Promis
 class Pool implements InferencePool {
   executionProvider: 'cpu' | 'cuda' = 'cpu';
   private readonly slots: Slot[] = [];
+  /** Every thread that lives, also those that still load the networks. */
+  private readonly threads = new Set<Worker>();
   private readonly queue: Job[] = [];
   private restarts: number[] = [];
   private nextId = 1;
@@ -131,7 +134,16 @@ class Pool implements InferencePool {
 
   async close(): Promise<void> {
     this.fail(new InferenceError('The inference pool is closed.'));
-    await Promise.all(this.slots.splice(0).map(({ worker }) => worker.terminate()));
+    this.slots.length = 0;
+    await Promise.all(
+      [...this.threads].map(
+        (thread) =>
+          new Promise<void>((resolve) => {
+            thread.once('exit', () => resolve());
+            end(thread);
+          }),
+      ),
+    );
   }
 
   private submit(input: InferenceInput, signal: AbortSignal | undefined): Promise<InferenceOutput> {
@@ -171,7 +183,7 @@ class Pool implements InferencePool {
       slot.job = job;
       const { input } = job;
       const buffers = input.kind === 'field' ? [input.rgb.buffer] : [input.crops.buffer, input.prior.buffer];
-      const message: JobMessage = { id: job.id, input };
+      const message: ThreadMessage = { type: 'run', id: job.id, input };
       slot.worker.postMessage(message, buffers);
     }
   }
@@ -195,6 +207,8 @@ class Pool implements InferencePool {
       workerData: config,
       name: 'leukodiff-inference',
     });
+    this.threads.add(worker);
+    worker.once('exit', () => this.threads.delete(worker));
     const slot: Slot = { worker, ready: false, job: undefined };
     return new Promise((resolve, reject) => {
       worker.on('message', (message: WorkerMessage) => {
@@ -202,8 +216,8 @@ class Pool implements InferencePool {
           slot.ready = true;
           resolve({ slot, ready: message });
         } else if (message.type === 'refused') {
+          // The thread ends by itself.
           reject(refusal(message));
-          void worker.terminate();
         } else {
           this.finish(slot, message);
         }
@@ -246,7 +260,7 @@ class Pool implements InferencePool {
     this.open(this.executionProvider).then(
       ({ slot: fresh }) => {
         if (this.broken !== undefined) {
-          void fresh.worker.terminate();
+          end(fresh.worker);
           return;
         }
         this.slots.push(fresh);
@@ -269,6 +283,11 @@ class Pool implements InferencePool {
   private log(level: 'info' | 'warn', message: string, details: Readonly<Record<string, string | number>>): void {
     this.options.onLog?.({ level, message, details });
   }
+}
+
+function end(thread: Worker): void {
+  const message: ThreadMessage = { type: 'end' };
+  thread.postMessage(message);
 }
 
 function refusal(message: Extract<WorkerMessage, { type: 'refused' }>): Error {

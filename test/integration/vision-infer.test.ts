@@ -4,6 +4,7 @@ import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { ExecutionProviderError, InferenceError, ModelError } from '../../src/vision/errors.js';
 import { createInferencePool, type InferencePool, type InferencePoolOptions } from '../../src/vision/infer.js';
@@ -148,6 +149,17 @@ describe('the inference pool', () => {
     await running.close();
     for (const result of await work) expect(result.status).toBe('rejected');
     await expect(running.field(field())).rejects.toThrow(/closed/);
+  });
+
+  it('closing while a network runs waits for the run, and the process lives on', async () => {
+    // A thread that is terminated within a run takes the process of these tests with it.
+    for (let time = 0; time < 3; time++) {
+      const running = await open({ workers: 2, threads: 2 });
+      const begun = Promise.allSettled([running.field(field(1152)), running.cells(crops(16))]);
+      await sleep(30);
+      await running.close();
+      for (const result of await begun) expect(result.status).toBe('rejected');
+    }
   });
 });
 

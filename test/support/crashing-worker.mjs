@@ -3,7 +3,7 @@
 import { parentPort } from 'node:worker_threads';
 
 parentPort?.on('message', ({ input }) => {
-  if (input.kind === 'field' && input.rgb[0] === 1 && input.rgb[1] === 2 && input.rgb[2] === 3) {
+  if (input?.kind === 'field' && input.rgb[0] === 1 && input.rgb[1] === 2 && input.rgb[2] === 3) {
     throw new Error('crashed on purpose');
   }
 });
