@@ -59,6 +59,9 @@ export interface Config {
   readonly modelDir: string;
   readonly workerConcurrency: number;
   readonly inferenceThreads: number;
+  /** Undefined: what suits the provider. */
+  readonly batchCrops: number | undefined;
+  readonly batchDelayMs: number;
   readonly maxImageBytes: number;
   readonly maxImagePixels: number;
   readonly maxImages: number;
@@ -273,8 +276,22 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'INFERENCE_THREADS',
     'inferenceThreads',
     String(THREADS),
-    'Processor threads for the networks. Default: the number of processor cores.',
+    'Processor threads for the networks, all sessions together: one session up to 7 threads, then one for every 4. Default: the number of processor cores.',
     integer(1, 256),
+  ),
+  variable(
+    'BATCH_CROPS',
+    'batchCrops',
+    null,
+    'Most cells in one run of the network; those of several images share a run when they wait together. Not set: 16 on a processor, 64 on a GPU.',
+    integer(1, 1024),
+  ),
+  variable(
+    'BATCH_DELAY_MS',
+    'batchDelayMs',
+    '0',
+    'How long cells may wait for those of other images, in milliseconds. 0: only what waits already shares a run, and nothing is delayed.',
+    integer(0, 1000),
   ),
   variable(
     'MAX_IMAGE_BYTES',

@@ -170,6 +170,8 @@ export async function openVision(config: Config, log: Logger): Promise<ApartVisi
     modelDir: config.modelDir,
     executionProvider: config.executionProvider,
     threads: config.inferenceThreads,
+    ...(config.batchCrops === undefined ? {} : { batchCrops: config.batchCrops }),
+    batchDelayMs: config.batchDelayMs,
     limits: { maxBytes: config.maxImageBytes, maxPixels: config.maxImagePixels },
     onLog: ({ level, message, details }) => log[level]({ component: 'vision', ...details }, message),
   };

@@ -6,7 +6,7 @@
 import { type CellAnswer, inferCells } from './cells.js';
 import { imageConsistency } from './consistency.js';
 import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
-import { createInferencePool, type InferencePool } from './infer.js';
+import { type BatchReport, createInferencePool, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
 import { type Located, locateCells } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
@@ -18,6 +18,7 @@ import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from
 
 export type { DecodeLimits } from './decode.js';
 export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
+export type { BatchReport } from './infer.js';
 export * from './render.js';
 export type * from './types.js';
 
@@ -35,8 +36,14 @@ export interface VisionOptions {
   readonly executionProvider: ExecutionProvider;
   /** CPU threads for inference, all workers together; at least 1. */
   readonly threads: number;
-  /** Worker threads, each with both networks loaded; default 1. */
+  /** Worker threads, each with both networks loaded; default: the rule in sizing.ts. */
   readonly workers?: number;
+  /** Most crops in one run of the cells network; default 16 on a processor, 64 on a GPU. */
+  readonly batchCrops?: number;
+  /** How long crops may wait for those of other images, in milliseconds; default 0: only what waits already shares a run. */
+  readonly batchDelayMs?: number;
+  /** Called after every run of the cells network, also those that failed and are repeated. */
+  readonly onBatch?: (report: BatchReport) => void;
   readonly limits?: DecodeLimits;
   readonly onLog?: (entry: VisionLogEntry) => void;
 }
@@ -76,6 +83,9 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
     executionProvider: options.executionProvider,
     threads: options.threads,
     ...(options.workers === undefined ? {} : { workers: options.workers }),
+    ...(options.batchCrops === undefined ? {} : { batchCrops: options.batchCrops }),
+    ...(options.batchDelayMs === undefined ? {} : { batchDelayMs: options.batchDelayMs }),
+    ...(options.onBatch === undefined ? {} : { onBatch: options.onBatch }),
     ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
   });
   const { manifest } = model;
