@@ -3,6 +3,8 @@
  *
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
  * - those that store or read images once more with the images on an S3 server
+ * - a PostgreSQL server of Debian's, backed up and restored
+ * - faults in the running system, the short version (test/chaos)
  * - the browser test of /docs (Chromium)
  * - the training package's tests (Python, from .venv)
  * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2,
@@ -33,6 +35,8 @@ mkdirSync(REPORTS, { recursive: true });
 if (!beyond) run('npm test', 'npm', ['test', '--', ...vitestReport('node')]);
 await redisTests();
 s3Tests();
+run('servers', 'npx', ['vitest', 'run', '--project', 'servers', ...vitestReport('servers')]);
+run('chaos', 'npx', ['tsx', 'test/chaos/run.ts', '--short']);
 browserTests();
 pythonTests();
 

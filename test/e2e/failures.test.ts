@@ -2,15 +2,13 @@
 import { randomBytes } from 'node:crypto';
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { pino } from 'pino';
-import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { AnalysisDocument } from '../../src/storage/documents.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/storage/embedded-postgres.js';
 import { MIGRATIONS_DIR, migrate } from '../../src/storage/migrate.js';
 import { MODEL_DIR } from '../support/model-dir.js';
+import { ended, post, read, smallSmear } from '../support/orders.js';
 import { POISON_HOOK, poisoned } from '../support/poison.js';
 import {
   cleanUp,
@@ -23,22 +21,13 @@ import {
   stopAll,
   temporaryFolder,
 } from '../support/program.js';
-import { drawSmear } from '../support/smear.js';
 
 let server: EmbeddedPostgres;
 let env: Record<string, string>;
 const smears: Buffer[] = [];
 
 beforeAll(async () => {
-  for (let seed = 1; seed <= 6; seed++) {
-    const [width, height] = [320, 240];
-    const { data } = drawSmear({ seed, width, height, micronsPerPixel: 0.2, cells: { neutrophil: 1, lymphocyte: 1 } });
-    smears.push(
-      await sharp(data, { raw: { width, height, channels: 3 } })
-        .png()
-        .toBuffer(),
-    );
-  }
+  for (let seed = 1; seed <= 6; seed++) smears.push(await smallSmear(seed));
 });
 beforeEach(async () => {
   // The embedded database of one folder plays the server for the others.
@@ -53,31 +42,6 @@ afterAll(cleanUp);
 
 const startApi = (more: Record<string, string> = {}): Promise<Service> =>
   serve({ ...env, DATA_DIR: temporaryFolder(), ...more }, ['serve', '--no-worker']);
-
-async function post({ address, headers }: Service, images: readonly Buffer[]): Promise<string> {
-  const form = new FormData();
-  form.append('micronsPerPixel', '0.2');
-  for (const [n, image] of images.entries()) form.append('images', new Blob([new Uint8Array(image)]), `field-${n}.png`);
-  const response = await fetch(`${address}/analyze`, { method: 'POST', body: form, headers });
-  expect(response.status).toBe(202);
-  return ((await response.json()) as { id: string }).id;
-}
-
-async function read({ address, headers }: Service, id: string): Promise<AnalysisDocument> {
-  const response = await fetch(`${address}/analyses/${id}`, { headers });
-  expect(response.status).toBe(200);
-  return (await response.json()) as AnalysisDocument;
-}
-
-async function ended(service: Service, id: string): Promise<AnalysisDocument> {
-  const deadline = Date.now() + 240_000;
-  for (;;) {
-    const analysis = await read(service, id);
-    if (analysis.status === 'completed' || analysis.status === 'failed') return analysis;
-    if (Date.now() > deadline) throw new Error(`still ${analysis.status}`);
-    await sleep(100);
-  }
-}
 
 /** Starts a worker again whenever it ends by itself, as a supervisor does. */
 function supervise(more: Record<string, string>): { readonly ends: string[]; stop(): Promise<void> } {
