@@ -65,7 +65,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   outbound: { layers: ['errors'], types: [], packages: ['undici', 'ipaddr.js'], node: true },
   observability: {
     layers: ['errors'],
-    types: ['config'],
+    types: ['config', 'vision'],
     packages: ['pino', 'pino-pretty', 'prom-client'],
     node: true,
   },

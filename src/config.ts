@@ -46,6 +46,8 @@ export interface Config {
   readonly retentionMasksDays: number;
   /** 0: kept for ever. */
   readonly retentionAuditDays: number;
+  /** `laboratory` or `laboratory/site`: those that the metrics tell apart. */
+  readonly metricsSites: readonly string[];
   /** Undefined: `work` listens on no port. */
   readonly metricsPort: number | undefined;
   /** Undefined: the embedded database. */
@@ -218,6 +220,14 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     null,
     'Port on HOST where `leukodiff work` answers /metrics, /health/live and /health/ready. Not set: none. `serve` answers them on PORT.',
     integer(0, 65_535),
+  ),
+  variable(
+    'METRICS_SITES',
+    'metricsSites',
+    null,
+    'Laboratories, or single sites of one as laboratory/site, separated by commas, at most 50, that the metrics and the drift report tell apart. All others together are `other`.',
+    siteList,
+    [],
   ),
   secretVariable(
     'DATABASE_URL',
@@ -564,6 +574,15 @@ function listOf(text: string): string[] {
     .split(',')
     .map((item) => item.trim())
     .filter((item) => item !== '');
+}
+
+/** Each becomes a label of every measure of cells and images, so there may not be many. */
+const MOST_SITES = 50;
+
+function siteList(text: string): readonly string[] {
+  const sites = listOf(text);
+  if (sites.length > MOST_SITES) throw new Error(`must be at most ${MOST_SITES} sites`);
+  return sites;
 }
 
 function originList(text: string): readonly string[] {

@@ -7,13 +7,20 @@ import { fhirSender, hl7Sender } from '../jobs/report-senders.js';
 import type { ReportSender } from '../jobs/send-report.js';
 import { loadWebhookSecret, type WebhookSecret } from '../jobs/webhook-secret.js';
 import { startWorker } from '../jobs/worker.js';
+import { registerGpuMetrics } from '../observability/gpu.js';
 import { createLogger, type Logger } from '../observability/logger.js';
 import { createMetrics, type Metrics } from '../observability/metrics.js';
 import type { OutgoingOptions } from '../reporting/outgoing.js';
-import { countQueued } from '../storage/analyses.js';
+import { readBacklog } from '../storage/backlog.js';
 import { type Database, openDatabase } from '../storage/database.js';
 import { loadSealer } from '../storage/sealing.js';
-import { createVision, ExecutionProviderError, ModelError, type ModelInfo } from '../vision/index.js';
+import {
+  createVision,
+  ExecutionProviderError,
+  type InferenceObserver,
+  ModelError,
+  type ModelInfo,
+} from '../vision/index.js';
 import { loadModel } from '../vision/manifest.js';
 import { loadSiteProfile } from './site-profile-file.js';
 
@@ -66,13 +73,18 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     steps.push(() => db.close());
     const queues = await openQueues({ redisUrl: config.redisUrl, databaseUrl: db.url, log });
     steps.push(() => queues.close());
-    const metrics = createMetrics({ version, queueDepth: () => countQueued(db) });
+    const metrics = createMetrics({
+      version,
+      sites: config.metricsSites,
+      backlog: { read: () => readBacklog(db), limit: config.maxQueueDepth },
+    });
     let model: ModelInfo;
     let webhookSecret: WebhookSecret | null = null;
     if (worker) {
-      const vision = await openVision(config, log);
+      const vision = await openVision(config, log, metrics.inference);
       steps.push(() => vision.close());
       model = vision.model;
+      if (model.executionProvider === 'cuda') registerGpuMetrics(metrics.registry);
       webhookSecret = loadWebhookSecret(config);
       const secrets = { webhookSecret: webhookSecret.value, sealer: loadSealer(config) };
       const jobs = startWorker({ config, db, queues, vision, metrics, log, outgoing, senders, ...secrets });
@@ -80,6 +92,8 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     } else {
       model = await describeModel(config);
     }
+    const { executionProvider: provider, ...named } = model;
+    metrics.model.set({ ...named, provider }, 1);
     return {
       config,
       log,
@@ -124,13 +138,18 @@ function readCa(file: string | undefined): string | undefined {
   }
 }
 
-export async function openVision(config: Config, log: Logger): ReturnType<typeof createVision> {
+export async function openVision(
+  config: Config,
+  log: Logger,
+  observer?: InferenceObserver,
+): ReturnType<typeof createVision> {
   return modelErrors(() =>
     createVision({
       modelDir: config.modelDir,
       executionProvider: config.executionProvider,
       threads: config.inferenceThreads,
       limits: { maxBytes: config.maxImageBytes, maxPixels: config.maxImagePixels },
+      ...(observer === undefined ? {} : { observer }),
       onLog: ({ level, message, details }) => log[level]({ component: 'vision', ...details }, message),
     }),
   );

@@ -96,6 +96,7 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
     disableAfterMs: config.webhookDisableAfterDays * DAY,
   });
   const facts = { deliveryId, attempt: delivery.attempts, httpStatus: attempt.httpStatus };
+  metrics.deliverySeconds.observe(attempt.durationMs / 1000);
   if (attempt.ok) {
     metrics.deliveries.inc({ outcome: 'delivered' });
     log.info(facts, 'webhook delivered');

@@ -6,7 +6,7 @@
 import { type CellAnswer, inferCells } from './cells.js';
 import { imageConsistency } from './consistency.js';
 import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
-import { createInferencePool, type InferencePool } from './infer.js';
+import { createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
 import { type Located, locateCells } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
@@ -18,6 +18,7 @@ import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from
 
 export type { DecodeLimits } from './decode.js';
 export { ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
+export type { InferenceObserver } from './infer.js';
 export * from './render.js';
 export type * from './types.js';
 
@@ -39,6 +40,7 @@ export interface VisionOptions {
   readonly workers?: number;
   readonly limits?: DecodeLimits;
   readonly onLog?: (entry: VisionLogEntry) => void;
+  readonly observer?: InferenceObserver;
 }
 
 export interface AnalyzeOptions {
@@ -75,6 +77,7 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
     threads: options.threads,
     ...(options.workers === undefined ? {} : { workers: options.workers }),
     ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
+    ...(options.observer === undefined ? {} : { observer: options.observer }),
   });
   const { manifest } = model;
   const limits = options.limits ?? DEFAULT_DECODE_LIMITS;

@@ -23,11 +23,26 @@ export interface InferencePoolOptions {
   readonly workers?: number;
   /** Another worker script, for tests that make one crash. */
   readonly workerUrl?: URL;
+  readonly observer?: InferenceObserver;
   readonly onLog?: (entry: {
     level: 'info' | 'warn';
     message: string;
     details?: Readonly<Record<string, string | number>>;
   }) => void;
+}
+
+/** One run of a network; `size`: crops in the batch, 1 for a field. */
+export interface NetworkRun {
+  readonly network: 'saliency' | 'cells';
+  readonly size: number;
+  readonly durationMs: number;
+}
+
+/** Told what the pool does, for whoever measures it. */
+export interface InferenceObserver {
+  ran(run: NetworkRun): void;
+  /** A thread ended and is replaced. */
+  crashed(): void;
 }
 
 export interface InferencePool {
@@ -64,6 +79,8 @@ interface Slot {
   worker: Worker;
   ready: boolean;
   job: Job | undefined;
+  /** Of `job`. */
+  startedMs: number;
 }
 
 type Ready = Extract<WorkerMessage, { type: 'ready' }>;
@@ -169,6 +186,7 @@ class Pool implements InferencePool {
       const job = this.queue.shift();
       if (job === undefined) return;
       slot.job = job;
+      slot.startedMs = performance.now();
       const { input } = job;
       const buffers = input.kind === 'field' ? [input.rgb.buffer] : [input.crops.buffer, input.prior.buffer];
       const message: JobMessage = { id: job.id, input };
@@ -195,7 +213,7 @@ class Pool implements InferencePool {
       workerData: config,
       name: 'leukodiff-inference',
     });
-    const slot: Slot = { worker, ready: false, job: undefined };
+    const slot: Slot = { worker, ready: false, job: undefined, startedMs: 0 };
     return new Promise((resolve, reject) => {
       worker.on('message', (message: WorkerMessage) => {
         if (message.type === 'ready') {
@@ -223,8 +241,15 @@ class Pool implements InferencePool {
     const { job } = slot;
     slot.job = undefined;
     if (job?.id === message.id) {
-      if (message.type === 'result') job.resolve(message.output);
-      else job.reject(new InferenceError(`The network could not run: ${message.message}`));
+      if (message.type === 'result') {
+        const { output } = message;
+        const run =
+          output.kind === 'field'
+            ? ({ network: 'saliency', size: 1 } as const)
+            : ({ network: 'cells', size: output.count } as const);
+        this.options.observer?.ran({ ...run, durationMs: performance.now() - slot.startedMs });
+        job.resolve(output);
+      } else job.reject(new InferenceError(`The network could not run: ${message.message}`));
     }
     this.dispatch();
   }
@@ -236,6 +261,7 @@ class Pool implements InferencePool {
     this.slots.splice(at, 1);
     slot.job?.reject(new InferenceError(`The inference thread crashed during this job (${reason}).`));
     if (this.broken !== undefined) return;
+    this.options.observer?.crashed();
     const now = Date.now();
     this.restarts = [...this.restarts.filter((time) => now - time < RESTART_WINDOW_MS), now];
     if (this.restarts.length > MAX_RESTARTS) {
