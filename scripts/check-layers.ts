@@ -66,7 +66,16 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   observability: {
     layers: ['errors'],
     types: ['config', 'vision'],
-    packages: ['pino', 'pino-pretty', 'prom-client'],
+    packages: [
+      'pino',
+      'pino-pretty',
+      'prom-client',
+      '@opentelemetry/*',
+      '@fastify/otel',
+      'bullmq-otel',
+      '@prisma/instrumentation',
+    ],
+    packageTypes: ['fastify', 'bullmq'],
     node: true,
   },
   // The only place that knows Prisma and pg.
@@ -80,7 +89,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
   jobs: {
     layers: ['storage', 'vision', 'hematology', 'reporting', 'outbound', 'observability', 'errors'],
     types: ['config'],
-    packages: ['bullmq', 'ioredis', 'undici', 'standardwebhooks'],
+    packages: ['bullmq', 'ioredis', 'undici', 'standardwebhooks', '@opentelemetry/api'],
     packageTypes: ['pino', 'prom-client'],
     node: true,
   },
@@ -101,7 +110,7 @@ const LAYERS: Readonly<Record<string, Rule>> = {
       'errors',
     ],
     types: ['vision', 'config'],
-    packages: ['fastify', 'fastify-plugin', '@fastify/*', 'jose', 'yaml', 'prom-client'],
+    packages: ['fastify', 'fastify-plugin', '@fastify/*', 'jose', 'yaml', 'prom-client', '@opentelemetry/api'],
     packageTypes: ['pino', 'openapi-types'],
     node: true,
   },

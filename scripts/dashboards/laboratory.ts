@@ -1,6 +1,6 @@
 /** The laboratory: what is found, how sure the model is, and whether stain, focus or the model drift. By site (METRICS_SITES). */
 import { IntervalVariableBuilder, QueryVariableBuilder } from '@grafana/grafana-foundation-sdk/dashboard';
-import type { DashboardSpec, PanelSpec } from './panels.js';
+import type { DashboardSpec, PanelSpec, Query } from './panels.js';
 
 const WINDOW = '$window';
 const SITE = 'site=~"$site"';
@@ -23,6 +23,11 @@ function drifting(title: string, about: string, metric: string, unit: string): P
   };
 }
 
+const driftOf = (measures: string): Query => ({
+  expr: `max by (site, measure, reference) (leukodiff_drift_psi{${SITE},measure=~"${measures}"})`,
+  legend: '{{site}} {{measure}} ({{reference}})',
+});
+
 export const LABORATORY: DashboardSpec = {
   uid: 'leukodiff-laboratory',
   title: 'Leukodiff: laboratory',
@@ -42,6 +47,41 @@ export const LABORATORY: DashboardSpec = {
       .refresh(2),
   ],
   rows: [
+    {
+      title: 'Drift',
+      panels: [
+        {
+          title: 'Drift of the model’s certainty',
+          about:
+            'Stability index of confidence and saliency consistency over DRIFT_WINDOW_DAYS. From 0.25 on it has changed.',
+          queries: [driftOf('confidence|consistency')],
+          unit: 'short',
+        },
+        {
+          title: 'Drift of focus, light and stain',
+          about: 'Stability index. Against the model’s validation images it is high by nature; set DRIFT_REFERENCE.',
+          queries: [driftOf('sharpness|brightness|background|stain_.*')],
+          unit: 'short',
+        },
+        {
+          title: 'Drift of the classes',
+          about: 'Stability index. Patients differ from the validation images; set DRIFT_REFERENCE.',
+          queries: [driftOf('class')],
+          unit: 'short',
+        },
+        {
+          title: 'Cells and images behind it',
+          about: 'Below 200 cells or 50 images an index says little, and none is alarmed at.',
+          queries: [
+            {
+              expr: `max by (site, measure) (leukodiff_drift_observations{${SITE},measure=~"confidence|brightness"})`,
+              legend: '{{site}} {{measure}}',
+            },
+          ],
+          unit: 'short',
+        },
+      ],
+    },
     {
       title: 'Cells and review',
       panels: [

@@ -10,6 +10,7 @@ import { startWorker } from '../jobs/worker.js';
 import { registerGpuMetrics } from '../observability/gpu.js';
 import { createLogger, type Logger } from '../observability/logger.js';
 import { createMetrics, type Metrics } from '../observability/metrics.js';
+import { startTracing, type Tracing } from '../observability/tracing.js';
 import type { OutgoingOptions } from '../reporting/outgoing.js';
 import { readBacklog } from '../storage/backlog.js';
 import { type Database, openDatabase } from '../storage/database.js';
@@ -30,6 +31,8 @@ export interface Runtime {
   readonly db: Database;
   readonly queues: Queues;
   readonly metrics: Metrics;
+  /** Null where no traces are exported. */
+  readonly tracing: Tracing | null;
   readonly model: ModelInfo;
   /** Codes and units of the site, and which reports are sent. */
   readonly outgoing: OutgoingOptions;
@@ -69,9 +72,17 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       send: config.reportsSend,
     };
     const senders = reportSenders(config);
+    // Before whatever it shall trace, and closed after it.
+    const tracing = await startTracing({ endpoint: config.otlpEndpoint, version });
+    if (tracing !== null) steps.push(() => tracing.close());
     const db = await openDatabase({ databaseUrl: config.databaseUrl, dataDir: config.dataDir, log });
     steps.push(() => db.close());
-    const queues = await openQueues({ redisUrl: config.redisUrl, databaseUrl: db.url, log });
+    const queues = await openQueues({
+      redisUrl: config.redisUrl,
+      databaseUrl: db.url,
+      log,
+      telemetry: tracing?.queue,
+    });
     steps.push(() => queues.close());
     const metrics = createMetrics({
       version,
@@ -100,6 +111,7 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       db,
       queues,
       metrics,
+      tracing,
       model,
       outgoing,
       webhookSecret,

@@ -23,6 +23,7 @@ import { messageIdOf } from '../storage/delivery-log.js';
 import type { Sealer } from '../storage/sealing.js';
 import type { QueueJob, Queues } from './queues.js';
 import { signatures } from './webhook-secret.js';
+import { inWebhookSpan } from './webhook-span.js';
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
@@ -84,7 +85,11 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
       return queues.addDelivery(deliveryId, { lane: 'failing' });
   }
   const { delivery } = claim;
-  const attempt = await post(deps, delivery, attemptTimeoutMs);
+  const attempt = await inWebhookSpan(
+    delivery,
+    { 'leukodiff.delivery': deliveryId, 'leukodiff.event': delivery.eventType, 'leukodiff.attempt': delivery.attempts },
+    (headers) => post(deps, { ...delivery, ...headers }, attemptTimeoutMs),
+  );
   if (!attempt.ok && attempt.httpStatus === null && deps.shutdown.aborted) {
     await giveBackDelivery(db, deliveryId);
     return queues.addDelivery(deliveryId, { lane, again: true });
