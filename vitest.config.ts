@@ -1,13 +1,14 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * One runner, five projects. `npm test` runs the first three, which need Node alone; `npm run test:all` all of them.
+ * One runner, six projects. `npm test` runs the first three, which need Node alone; `npm run test:all` all of them.
  * - unit: pure parts and everything that needs no server; all files in parallel.
  * - integration: real PostgreSQL (embedded), real queue, real ONNX sessions. One PostgreSQL for the run, started by the
  *   global setup; at most two files at once, because every file brings threads of its own.
  * - e2e: starts the program as a user does. One file at a time: each brings up a whole service.
  * - redis: the integration tests that use a queue again, with the queue on the Redis server in TEST_REDIS_URL.
  * - browser: the pages that people see, in Chromium.
+ * - monitoring: the service under a real Prometheus, and every expression of dashboards and alerts.
  */
 const integration = {
   include: ['test/integration/**/*.test.ts'],
@@ -52,6 +53,14 @@ export default defineConfig({
       },
       {
         test: { ...wholeService, name: 'browser', include: ['test/browser/**/*.test.ts'], sequence: { groupOrder: 4 } },
+      },
+      {
+        test: {
+          ...wholeService,
+          name: 'monitoring',
+          include: ['test/monitoring/**/*.test.ts'],
+          sequence: { groupOrder: 5 },
+        },
       },
     ],
   },

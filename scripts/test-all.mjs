@@ -3,6 +3,7 @@
  *
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
  * - the browser test of /docs (Chromium)
+ * - the service under a real Prometheus, dashboards and alert rules
  * - the training package's tests (Python, from .venv)
  * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2,
  *   the client that docs/integration.md generates, and schemathesis, which holds the running service against openapi.yaml
@@ -32,6 +33,7 @@ mkdirSync(REPORTS, { recursive: true });
 if (!beyond) run('npm test', 'npm', ['test', '--', ...vitestReport('node')]);
 await redisTests();
 browserTests();
+monitoringTests();
 pythonTests();
 
 const { passed, failed, skipped, skippedNames } = readReports();
@@ -61,6 +63,15 @@ function browserTests() {
     return;
   }
   run('browser', 'npx', ['vitest', 'run', '--project', 'browser', ...vitestReport('browser')], { CHROMIUM: chromium });
+}
+
+function monitoringTests() {
+  for (const tool of ['prometheus', 'promtool']) {
+    if (spawnSync(tool, ['--version']).status === 0) continue;
+    failures.push(`monitoring: no ${tool} in the path (apt-get install prometheus)`);
+    return;
+  }
+  run('monitoring', 'npx', ['vitest', 'run', '--project', 'monitoring', ...vitestReport('monitoring')]);
 }
 
 function pythonTests() {

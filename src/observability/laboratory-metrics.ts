@@ -1,6 +1,6 @@
 /** What the laboratory looks at: cells by class, how sure the model is, what the images are like, how often people must look. */
 import { Counter, Histogram, type Registry } from 'prom-client';
-import { type Origin, OTHER_SITE, type SiteOf } from './sites.js';
+import { type Origin, OTHER_SITE, siteNames } from './sites.js';
 
 const TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1];
 
@@ -30,7 +30,9 @@ export interface LaboratoryMetrics {
   result(origin: Origin, result: SeenResult): void;
 }
 
-export function createLaboratoryMetrics(registry: Registry, siteOf: SiteOf): LaboratoryMetrics {
+/** @param sites Listed ones; see sites.ts. */
+export function createLaboratoryMetrics(registry: Registry, sites: readonly string[]): LaboratoryMetrics {
+  const siteOf = siteNames(sites);
   const registers = [registry];
   const bySite = (name: string, help: string, buckets: number[]): Histogram<'site'> =>
     new Histogram({ name: `leukodiff_${name}`, help, labelNames: ['site'], buckets, registers });
@@ -71,8 +73,12 @@ export function createLaboratoryMetrics(registry: Registry, siteOf: SiteOf): Lab
     labelNames: ['review', 'site'],
     registers,
   });
-  // From 0 on: the first result must show as an increase.
-  for (const review of ['required', 'not_required']) results.inc({ review, site: OTHER_SITE }, 0);
+  // From 0 on: the first of a kind that alerts look at must show as an increase.
+  for (const site of [...sites, OTHER_SITE]) {
+    for (const review of ['required', 'not_required']) results.inc({ review, site }, 0);
+    cells.inc({ class: 'unidentified', site }, 0);
+    flags.inc({ flag: 'out_of_focus', site }, 0);
+  }
   const reasons = new Counter({
     name: 'leukodiff_review_reasons_total',
     help: 'Reasons why a person has to look, by code; a result may have several.',

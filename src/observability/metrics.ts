@@ -7,7 +7,6 @@ import type { InferenceObserver } from '../vision/infer.js';
 import { type Backlog, registerBacklogMetrics } from './backlog-metrics.js';
 import { createInferenceMetrics } from './inference-metrics.js';
 import { createLaboratoryMetrics, type LaboratoryMetrics } from './laboratory-metrics.js';
-import { siteNames } from './sites.js';
 
 /** Seconds; from a crop in a warm process to a stitched field of 50 megapixels. */
 const STAGE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
@@ -58,7 +57,7 @@ export function createMetrics({ version, sites = [], backlog }: MetricsOptions):
   if (backlog !== undefined) registerBacklogMetrics(registry, backlog.read, backlog.limit);
   const metrics = {
     registry,
-    laboratory: createLaboratoryMetrics(registry, siteNames(sites)),
+    laboratory: createLaboratoryMetrics(registry, sites),
     inference: createInferenceMetrics(registry),
     images: new Counter({
       name: 'leukodiff_images_total',

@@ -9,7 +9,7 @@ export interface Origin {
   readonly site: string | null;
 }
 
-export type SiteOf = (origin: Origin) => string;
+type SiteOf = (origin: Origin) => string;
 
 /** @param listed `laboratory/site` for one site of a laboratory, `laboratory` for all of its other orders. */
 export function siteNames(listed: readonly string[]): SiteOf {
