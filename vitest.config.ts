@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * One runner, seven projects. `npm test` runs the first three, which need Node alone; `npm run test:all` all of them.
+ * One runner, eight projects. `npm test` runs the first three, which need Node alone; `npm run test:all` all of them.
  * - unit: pure parts and everything that needs no server; all files in parallel.
  * - integration: real PostgreSQL (embedded), real queue, real ONNX sessions. One PostgreSQL for the run, started by the
  *   global setup; at most two files at once, because every file brings threads of its own.
@@ -10,6 +10,7 @@ import { defineConfig } from 'vitest/config';
  * - s3: the integration tests that store or read images again, with the images on an S3 server.
  * - servers: with servers that Debian brings.
  * - browser: the pages that people see, in Chromium.
+ * - monitoring: the service under a real Prometheus, and every expression of dashboards and alerts.
  */
 const integration = {
   include: ['test/integration/**/*.test.ts'],
@@ -70,6 +71,14 @@ export default defineConfig({
       },
       {
         test: { ...wholeService, name: 'browser', include: ['test/browser/**/*.test.ts'], sequence: { groupOrder: 6 } },
+      },
+      {
+        test: {
+          ...wholeService,
+          name: 'monitoring',
+          include: ['test/monitoring/**/*.test.ts'],
+          sequence: { groupOrder: 5 },
+        },
       },
     ],
   },

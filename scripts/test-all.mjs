@@ -6,6 +6,7 @@
  * - a PostgreSQL server of Debian's, backed up and restored
  * - faults in the running system, the short version (test/chaos)
  * - the browser test of /docs (Chromium)
+ * - the service under a real Prometheus, dashboards and alert rules
  * - the training package's tests (Python, from .venv)
  * - what clients in Python make of the service: webhooks by the official library, reports by models and parsers of FHIR and HL7 v2,
  *   the client that docs/integration.md generates, and schemathesis, which holds the running service against openapi.yaml
@@ -38,6 +39,7 @@ s3Tests();
 run('servers', 'npx', ['vitest', 'run', '--project', 'servers', ...vitestReport('servers')]);
 run('chaos', 'npx', ['tsx', 'test/chaos/run.ts', '--short']);
 browserTests();
+monitoringTests();
 pythonTests();
 
 const { passed, failed, skipped, skippedNames } = readReports();
@@ -71,6 +73,15 @@ function browserTests() {
     return;
   }
   run('browser', 'npx', ['vitest', 'run', '--project', 'browser', ...vitestReport('browser')], { CHROMIUM: chromium });
+}
+
+function monitoringTests() {
+  for (const tool of ['prometheus', 'promtool']) {
+    if (spawnSync(tool, ['--version']).status === 0) continue;
+    failures.push(`monitoring: no ${tool} in the path (apt-get install prometheus)`);
+    return;
+  }
+  run('monitoring', 'npx', ['vitest', 'run', '--project', 'monitoring', ...vitestReport('monitoring')]);
 }
 
 function pythonTests() {

@@ -46,6 +46,14 @@ export interface Config {
   readonly retentionMasksDays: number;
   /** 0: kept for ever. */
   readonly retentionAuditDays: number;
+  /** `laboratory` or `laboratory/site`: those that the metrics tell apart. */
+  readonly metricsSites: readonly string[];
+  /** Undefined: no traces. */
+  readonly otlpEndpoint: string | undefined;
+  /** Absolute path; undefined: the model's own. */
+  readonly driftReference: string | undefined;
+  readonly driftWindowDays: number;
+  readonly driftRefreshSeconds: number;
   /** Undefined: `work` listens on no port. */
   readonly metricsPort: number | undefined;
   /** Undefined: the embedded database. */
@@ -229,6 +237,42 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     null,
     'Port on HOST where `leukodiff work` answers /metrics, /health/live and /health/ready. Not set: none. `serve` answers them on PORT.',
     integer(0, 65_535),
+  ),
+  variable(
+    'METRICS_SITES',
+    'metricsSites',
+    null,
+    'Laboratories, or single sites of one as laboratory/site, separated by commas, at most 50, that the metrics and the drift report tell apart. All others together are `other`.',
+    siteList,
+    [],
+  ),
+  variable(
+    'OTEL_EXPORTER_OTLP_ENDPOINT',
+    'otlpEndpoint',
+    null,
+    'Collector of OpenTelemetry traces (OTLP over HTTP, as JSON): http://collector:4318. Not set: no traces. OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER and OTEL_RESOURCE_ATTRIBUTES count as everywhere.',
+    urlOf('http:', 'https:'),
+  ),
+  variable(
+    'DRIFT_REFERENCE',
+    'driftReference',
+    null,
+    'File that `leukodiff drift --save` made of this laboratory’s own results, which later ones are held against. Not set: the validation images of the model.',
+    (text) => resolve(text),
+  ),
+  variable(
+    'DRIFT_WINDOW_DAYS',
+    'driftWindowDays',
+    '7',
+    'Days whose results the drift metrics are measured from; 0 measures none.',
+    integer(0, 365),
+  ),
+  variable(
+    'DRIFT_REFRESH_SECONDS',
+    'driftRefreshSeconds',
+    '300',
+    'How old the drift metrics may become before they are measured again.',
+    integer(1, 86_400),
   ),
   secretVariable(
     'DATABASE_URL',
@@ -624,6 +668,15 @@ function listOf(text: string): string[] {
     .split(',')
     .map((item) => item.trim())
     .filter((item) => item !== '');
+}
+
+/** Each becomes a label of every measure of cells and images, so there may not be many. */
+const MOST_SITES = 50;
+
+function siteList(text: string): readonly string[] {
+  const sites = listOf(text);
+  if (sites.length > MOST_SITES) throw new Error(`must be at most ${MOST_SITES} sites`);
+  return sites;
 }
 
 function originList(text: string): readonly string[] {

@@ -102,6 +102,20 @@ program
     },
   );
 
+program
+  .command('drift')
+  .description(
+    'hold the latest results against those that the model was validated on; exits with 1 when they have drifted',
+  )
+  .addOption(new Option('--days <n>', 'how far to look back').argParser(count).default(7))
+  .addOption(new Option('--threshold <n>', 'index from which something has drifted').argParser(number).default(0.25))
+  .option('--save <file>', 'write them to a file as a reference of your own, for DRIFT_REFERENCE')
+  .option('--json', 'print the indexes as JSON', false)
+  .action(async (options: { days: number; threshold: number; save?: string; json: boolean }) => {
+    const { drift } = await import('./commands/drift.js');
+    if (!(await drift(loadConfig(process.env), { ...options, save: options.save }))) process.exitCode = 1;
+  });
+
 program.addHelpText('after', () => {
   const rows = CONFIG_VARIABLES.map(({ name, default: fallback, meaning }) => {
     const given = fallback === null || fallback === '' ? '' : ` [${fallback}]`;

@@ -8,16 +8,19 @@ import { fhirSender, hl7Sender } from '../jobs/report-senders.js';
 import type { ReportSender } from '../jobs/send-report.js';
 import { loadWebhookSecret, type WebhookSecret } from '../jobs/webhook-secret.js';
 import { startWorker } from '../jobs/worker.js';
+import { registerGpuMetrics } from '../observability/gpu.js';
 import { createLogger, type Logger } from '../observability/logger.js';
 import { createMetrics, type Metrics } from '../observability/metrics.js';
+import { startTracing, type Tracing } from '../observability/tracing.js';
 import type { OutgoingOptions } from '../reporting/outgoing.js';
-import { countQueued } from '../storage/analyses.js';
+import { readBacklog } from '../storage/backlog.js';
 import { type Database, type ImageObjects, openDatabase } from '../storage/database.js';
 import { loadSealer } from '../storage/sealing.js';
 import { type ApartVision, withApart } from '../vision/apart.js';
 import {
   createVision,
   ExecutionProviderError,
+  type InferenceObserver,
   ModelError,
   type ModelInfo,
   type VisionOptions,
@@ -31,6 +34,8 @@ export interface Runtime {
   readonly db: Database;
   readonly queues: Queues;
   readonly metrics: Metrics;
+  /** Null where no traces are exported. */
+  readonly tracing: Tracing | null;
   readonly model: ModelInfo;
   /** Codes and units of the site, and which reports are sent. */
   readonly outgoing: OutgoingOptions;
@@ -81,20 +86,33 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       send: config.reportsSend,
     };
     const senders = reportSenders(config);
+    // Before whatever it shall trace, and closed after it.
+    const tracing = await startTracing({ endpoint: config.otlpEndpoint, version });
+    if (tracing !== null) steps.push(() => tracing.close());
     const { databaseUrl, dataDir } = config;
     const db = await openDatabase({ databaseUrl, dataDir, log, objects: await imageObjects(config) });
     steps.push(() => db.close());
-    const queues = await openQueues({ redisUrl: config.redisUrl, databaseUrl: db.url, log });
+    const queues = await openQueues({
+      redisUrl: config.redisUrl,
+      databaseUrl: db.url,
+      log,
+      telemetry: tracing?.queue,
+    });
     steps.push(() => queues.close());
-    const metrics = createMetrics({ version, queueDepth: () => countQueued(db) });
+    const metrics = createMetrics({
+      version,
+      sites: config.metricsSites,
+      backlog: { read: () => readBacklog(db), limit: config.maxQueueDepth },
+    });
     let model: ModelInfo;
     let webhookSecret: WebhookSecret | null = null;
     const deaths = [db.died.then((reason) => `the embedded database ${reason}`)];
     if (worker) {
-      const vision = await openVision(config, log);
+      const vision = await openVision(config, log, metrics.inference);
       steps.push(() => vision.close());
       deaths.push(vision.died.then((reason) => `no inference thread can be kept running: ${reason}`));
       model = vision.model;
+      if (model.executionProvider === 'cuda') registerGpuMetrics(metrics.registry);
       webhookSecret = loadWebhookSecret(config);
       const secrets = { webhookSecret: webhookSecret.value, sealer: loadSealer(config) };
       const jobs = startWorker({ config, db, queues, vision, metrics, log, outgoing, senders, ...secrets });
@@ -102,12 +120,15 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     } else {
       model = await describeModel(config);
     }
+    const { executionProvider: provider, ...named } = model;
+    metrics.model.set({ ...named, provider }, 1);
     return {
       config,
       log,
       db,
       queues,
       metrics,
+      tracing,
       model,
       outgoing,
       webhookSecret,
@@ -165,7 +186,7 @@ function readCa(file: string | undefined): string | undefined {
   }
 }
 
-export async function openVision(config: Config, log: Logger): Promise<ApartVision> {
+export async function openVision(config: Config, log: Logger, observer?: InferenceObserver): Promise<ApartVision> {
   const options: VisionOptions = {
     modelDir: config.modelDir,
     executionProvider: config.executionProvider,
@@ -173,6 +194,7 @@ export async function openVision(config: Config, log: Logger): Promise<ApartVisi
     ...(config.batchCrops === undefined ? {} : { batchCrops: config.batchCrops }),
     batchDelayMs: config.batchDelayMs,
     limits: { maxBytes: config.maxImageBytes, maxPixels: config.maxImagePixels },
+    ...(observer === undefined ? {} : { observer }),
     onLog: ({ level, message, details }) => log[level]({ component: 'vision', ...details }, message),
   };
   return withApart(await modelErrors(() => createVision(options)), options);

@@ -6,7 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.js';
 import { ExpectedError } from '../errors.js';
 import { buildApp } from '../http/app.js';
+import { registerDriftMetrics } from '../observability/drift-metrics.js';
 import { PACKAGE_ROOT, readVersion } from '../version.js';
+import { histogramsBySite, lastDays, measureDrift, usableReference } from './drift-measurement.js';
 import { announceFirstKey, firstKeyFile, makeFirstKey } from './first-key.js';
 import { listenError } from './listen-error.js';
 import { readiness } from './readiness.js';
@@ -25,6 +27,7 @@ export async function serve(config: Config, { worker }: ServeOptions): Promise<v
   const runtime = await openRuntime({ config, version, worker });
   const { log, db, queues, metrics, model, outgoing } = runtime;
   try {
+    await measureDriftNowAndThen(runtime);
     const app = await buildApp({
       config,
       database: db,
@@ -33,6 +36,7 @@ export async function serve(config: Config, { worker }: ServeOptions): Promise<v
       outgoing,
       logger: log,
       metrics: metrics.registry,
+      tracing: runtime.tracing?.requests,
       readiness: () => readiness(runtime, worker),
       version,
     });
@@ -73,6 +77,27 @@ export async function serve(config: Config, { worker }: ServeOptions): Promise<v
     throw error;
   }
   await runUntilSignal(runtime);
+}
+
+/** By the API alone: there are few of them, and workers would all ask the database the same. */
+async function measureDriftNowAndThen({ config, db, log, metrics, model }: Runtime): Promise<void> {
+  const { driftWindowDays, driftRefreshSeconds, metricsSites } = config;
+  if (driftWindowDays === 0) return;
+  const found = await usableReference(config, model.sha256);
+  if ('reason' in found) {
+    log.warn({ reason: found.reason }, 'drift is not measured');
+    return;
+  }
+  const { reference } = found;
+  registerDriftMetrics(metrics.registry, {
+    kind: reference.kind,
+    measure: async () => {
+      const sites = await histogramsBySite(db, lastDays(driftWindowDays), model.sha256, metricsSites);
+      return measureDrift(reference, sites);
+    },
+    refreshMs: driftRefreshSeconds * 1000,
+    onError: (error) => log.warn({ err: error }, 'drift could not be measured'),
+  });
 }
 
 /** What a person sees who started it in a terminal. */

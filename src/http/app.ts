@@ -72,7 +72,8 @@ export async function buildApp(deps: HttpDeps): Promise<App> {
   // Schemas document answers; tests hold the answers against them. Serialising by schema would drop what it omits.
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
 
-  registerErrors(app);
+  if (deps.tracing !== undefined) await app.register(deps.tracing);
+  registerErrors(app, deps.metrics);
   registerRequests(app, deps.metrics);
   await registerBrowserRules(app, deps.config);
   registerAccess(app, deps);

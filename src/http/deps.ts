@@ -1,4 +1,4 @@
-import type { FastifyBaseLogger } from 'fastify';
+import type { FastifyBaseLogger, FastifyPluginCallback } from 'fastify';
 import type { Registry } from 'prom-client';
 import type { Config } from '../config.js';
 import type { Queues } from '../jobs/queues.js';
@@ -58,6 +58,8 @@ export interface HttpDeps {
   readonly logger: FastifyBaseLogger;
   /** Answered by `/metrics`; the HTTP layer adds its own metrics to it. */
   readonly metrics: Registry;
+  /** Gives each request a span; absent: no traces are exported. */
+  readonly tracing?: FastifyPluginCallback | undefined;
   /** Must settle soon and never reject: each check bounds its own time. */
   readonly readiness: () => Promise<readonly ReadinessCheck[]>;
   /** Version of the service. */

@@ -1,6 +1,7 @@
-/** W3C Trace Context (https://www.w3.org/TR/trace-context/), as far as a participant that starts no spans needs it. */
+/** W3C Trace Context (https://www.w3.org/TR/trace-context/), as far as a participant that may start no spans needs it. */
 import { randomBytes } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
+import { isSpanContextValid, type SpanContext } from '@opentelemetry/api';
 
 export interface TraceContext {
   /** 32 hexadecimal digits. */
@@ -15,8 +16,19 @@ const TRACEPARENT = /^(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f
 /** Section 3.3.1.5 asks for at least this many characters to be passed on. */
 const TRACESTATE_MAX_LENGTH = 512;
 
-/** The trace that a request belongs to; a new one where it names none that can be read. */
-export function traceOf(headers: IncomingHttpHeaders): TraceContext {
+/**
+ * The trace that a request belongs to: that of its span where traces are exported, else the one that it names; a new one where it
+ * names none that can be read.
+ */
+export function traceOf(headers: IncomingHttpHeaders, span?: SpanContext): TraceContext {
+  if (span !== undefined && isSpanContextValid(span)) {
+    const flags = span.traceFlags.toString(16).padStart(2, '0');
+    return {
+      traceId: span.traceId,
+      traceparent: `00-${span.traceId}-${span.spanId}-${flags}`,
+      tracestate: span.traceState?.serialize() || null,
+    };
+  }
   const given = headers['traceparent'];
   const [, version, traceId = '', parent = '', flags = '00', more] =
     (typeof given === 'string' ? TRACEPARENT.exec(given.trim()) : null) ?? [];

@@ -68,7 +68,7 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
     const saved = await timed('store', () => stored(() => saveImageResult(db, analysisId, index, result)));
     if (!saved) return;
     metrics.images.inc({ outcome: 'completed', reason: 'none' });
-    for (const cell of result.cells) metrics.cells.inc({ class: cell.class });
+    metrics.laboratory.image(task, result);
     log.info(
       { ...named, cells: result.cells.length, durationMs: Math.round(performance.now() - begun) },
       'image analysed',

@@ -24,6 +24,7 @@ import type { Sealer } from '../storage/sealing.js';
 import { patiently } from './patience.js';
 import type { QueueJob, Queues } from './queues.js';
 import { signatures } from './webhook-secret.js';
+import { inWebhookSpan } from './webhook-span.js';
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
@@ -87,7 +88,11 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
       return queues.addDelivery(deliveryId, { lane: 'failing' });
   }
   const { delivery } = claim;
-  const attempt = await post(deps, delivery, attemptTimeoutMs);
+  const attempt = await inWebhookSpan(
+    delivery,
+    { 'leukodiff.delivery': deliveryId, 'leukodiff.event': delivery.eventType, 'leukodiff.attempt': delivery.attempts },
+    (headers) => post(deps, { ...delivery, ...headers }, attemptTimeoutMs),
+  );
   if (!attempt.ok && attempt.httpStatus === null && deps.shutdown.aborted) {
     await giveBackDelivery(db, deliveryId);
     return queues.addDelivery(deliveryId, { lane, again: true });
@@ -97,6 +102,7 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
   const disableAfterMs = config.webhookDisableAfterDays * DAY;
   const ended = await stored(() => endAttempt(db, delivery, attempt, { nextAttemptAt: due, disableAfterMs }));
   const facts = { deliveryId, attempt: delivery.attempts, httpStatus: attempt.httpStatus };
+  metrics.deliverySeconds.observe(attempt.durationMs / 1000);
   if (attempt.ok) {
     metrics.deliveries.inc({ outcome: 'delivered' });
     log.info(facts, 'webhook delivered');

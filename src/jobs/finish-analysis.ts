@@ -57,11 +57,15 @@ export async function giveUpAnalysis(deps: FinishDeps, analysisId: string, probl
 
 async function announce(
   { queues, metrics, log }: FinishDeps,
-  { document, deliveryIds, reports, changed }: Finished,
+  { document, laboratory, deliveryIds, reports, changed }: Finished,
 ): Promise<void> {
   if (changed) {
     const durationMs = Date.parse(document.completedAt ?? document.createdAt) - Date.parse(document.createdAt);
     metrics.analyses.inc({ outcome: document.status });
+    if (document.review !== null) {
+      const reviewReasons = document.review.required ? document.review.reasons.map((reason) => reason.code) : [];
+      metrics.laboratory.result({ laboratory, site: document.site }, { reviewReasons });
+    }
     metrics.analysisSeconds.observe({ outcome: document.status }, durationMs / 1000);
     log.info(
       { analysisId: document.id, status: document.status, images: document.images.length, durationMs },

@@ -13,6 +13,7 @@ import {
   type PgPool,
   type Processor,
   runMigrations,
+  type Telemetry,
   withBackend,
 } from 'bullmq';
 import type { Logger } from 'pino';
@@ -129,6 +130,8 @@ export interface QueuesOptions {
   readonly log: Logger;
   /** Keeps the queues of several services on one Redis apart. */
   readonly prefix?: string;
+  /** Spans of the jobs, in the trace of whoever added them. */
+  readonly telemetry?: Telemetry | undefined;
 }
 
 /** Connects, and brings the queue's own tables up to date. Throws `ExpectedError` when the backend cannot be reached. */
@@ -138,7 +141,7 @@ export async function openQueues(options: QueuesOptions): Promise<Queues> {
   return queues;
 }
 
-async function openPostgres({ databaseUrl, log }: QueuesOptions): Promise<Queues> {
+async function openPostgres({ databaseUrl, log, telemetry }: QueuesOptions): Promise<Queues> {
   const pool = openQueuePool(databaseUrl, log);
   try {
     const client = await pool.connect();
@@ -157,13 +160,13 @@ async function openPostgres({ databaseUrl, log }: QueuesOptions): Promise<Queues
     'postgres',
     withBackend(createPostgresBackend),
     { producer: connection, worker: connection },
-    {},
+    telemetry === undefined ? {} : { telemetry },
     log,
     () => pool.end(),
   );
 }
 
-async function openRedis({ log, prefix }: QueuesOptions, url: string): Promise<Queues> {
+async function openRedis({ log, prefix, telemetry }: QueuesOptions, url: string): Promise<Queues> {
   const connection = { url, connectTimeout: 10_000, retryStrategy: (times: number) => Math.min(times * 200, 5_000) };
   const queues = build(
     'redis',
@@ -174,7 +177,7 @@ async function openRedis({ log, prefix }: QueuesOptions, url: string): Promise<Q
       // ... while a worker waits for it to come back.
       worker: { ...connection, maxRetriesPerRequest: null },
     },
-    prefix === undefined ? {} : { prefix },
+    { ...(prefix === undefined ? {} : { prefix }), ...(telemetry === undefined ? {} : { telemetry }) },
     log,
     async () => undefined,
   );
@@ -195,7 +198,7 @@ function build<B extends IQueueBackend, C>(
   backend: Queues['backend'],
   classes: BackendClasses<B, C>,
   connections: { readonly producer: C; readonly worker: C },
-  namespace: { readonly prefix?: string },
+  namespace: { readonly prefix?: string; readonly telemetry?: Telemetry },
   log: Logger,
   release: () => Promise<void>,
 ): Queues {

@@ -7,11 +7,13 @@ import { createOutboundAgent } from '../outbound/agent.js';
 import type { Resolve } from '../outbound/lookup.js';
 import type { OutgoingOptions } from '../reporting/outgoing.js';
 import type { Database } from '../storage/database.js';
+import type { ReportChannel } from '../storage/reports.js';
 import type { Sealer } from '../storage/sealing.js';
 import type { ApartVision } from '../vision/apart.js';
 import { analyzeImage } from './analyze-image.js';
 import { type DeliverDeps, deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
+import { IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT } from './problems.js';
 import type { Queues } from './queues.js';
 import { type ReportSender, reportJob, type SendReportDeps } from './send-report.js';
 import { type SweepDeps, sweep } from './sweep.js';
@@ -53,13 +55,15 @@ export interface JobWorker {
 
 export function startWorker(deps: WorkerDeps): JobWorker {
   const { config, db, queues, metrics, log } = deps;
+  const senders = deps.senders ?? [];
+  const channels = senders.map((sender) => sender.channel);
+  countFromZero(metrics, channels);
+  metrics.concurrency.set(config.workerConcurrency);
   const shutdown = new AbortController();
   const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl, outgoing: deps.outgoing };
   const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
   const agent = createOutboundAgent(policy, deps.resolve);
   const delivering = { ...deps, agent, shutdown: shutdown.signal };
-  const senders = deps.senders ?? [];
-  const channels = senders.map((sender) => sender.channel);
   const workers = [
     queues.work('leukodiff-images', config.workerConcurrency, (job) =>
       analyzeImage({ ...deps, shutdown: shutdown.signal }, job),
@@ -110,4 +114,14 @@ export function startWorker(deps: WorkerDeps): JobWorker {
       for (const sender of senders) sender.close();
     },
   };
+}
+
+/** A counter that is not there shows no increase when its first event comes; these are alerted on. */
+function countFromZero({ images, reports }: Metrics, channels: readonly ReportChannel[]): void {
+  for (const { code: reason } of [IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT]) {
+    images.inc({ outcome: 'failed', reason }, 0);
+  }
+  for (const channel of channels) {
+    for (const outcome of ['delivered', 'retry', 'failed']) reports.inc({ channel, outcome }, 0);
+  }
 }

@@ -3,36 +3,48 @@
  * that could name a specimen. Split by stage: queue, decode, inference, post-processing, store.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { InferenceObserver } from '../vision/infer.js';
+import { type Backlog, registerBacklogMetrics } from './backlog-metrics.js';
+import { createInferenceMetrics } from './inference-metrics.js';
+import { createLaboratoryMetrics, type LaboratoryMetrics } from './laboratory-metrics.js';
 
 /** Seconds; from a crop in a warm process to a stitched field of 50 megapixels. */
 const STAGE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
 
 export interface Metrics {
   readonly registry: Registry;
+  readonly laboratory: LaboratoryMetrics;
+  readonly inference: InferenceObserver;
   /** `outcome`: completed, failed; `reason`: problem slug or `none`. */
   readonly images: Counter<'outcome' | 'reason'>;
   readonly analyses: Counter<'outcome'>;
-  readonly cells: Counter<'class'>;
   /** `stage`: queue, load, decode, scale, locate, infer, postprocess, encode, store. */
   readonly stageSeconds: Histogram<'stage'>;
   /** From the order's arrival to its result. */
   readonly analysisSeconds: Histogram<'outcome'>;
   /** `outcome`: delivered, retry, failed. */
   readonly deliveries: Counter<'outcome'>;
+  readonly deliverySeconds: Histogram;
   /** `channel`: hl7, fhir; `outcome`: delivered, retry, failed. */
   readonly reports: Counter<'channel' | 'outcome'>;
   readonly reenqueued: Counter<'kind'>;
   readonly removed: Counter;
   readonly busy: Gauge;
+  /** Images that this process may analyse at once. */
+  readonly concurrency: Gauge;
+  /** Always 1. */
+  readonly model: Gauge<'name' | 'version' | 'sha256' | 'provider'>;
 }
 
 export interface MetricsOptions {
   readonly version: string;
+  /** Sites whose measures are told apart; see sites.ts. */
+  readonly sites?: readonly string[];
   /** Called at every scrape. */
-  readonly queueDepth?: () => Promise<number>;
+  readonly backlog?: { readonly read: () => Promise<Backlog>; readonly limit: number };
 }
 
-export function createMetrics({ version, queueDepth }: MetricsOptions): Metrics {
+export function createMetrics({ version, sites = [], backlog }: MetricsOptions): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: 'leukodiff_' });
   const registers = [registry];
@@ -42,20 +54,11 @@ export function createMetrics({ version, queueDepth }: MetricsOptions): Metrics 
     labelNames: ['version'],
     registers,
   }).set({ version }, 1);
-  if (queueDepth !== undefined) {
-    new Gauge({
-      name: 'leukodiff_queue_images',
-      help: 'Images stored and not finished.',
-      registers,
-      async collect() {
-        // A scrape without this value is better than a failed scrape while the database is down.
-        const depth = await queueDepth().catch(() => Number.NaN);
-        this.set(depth);
-      },
-    });
-  }
-  return {
+  if (backlog !== undefined) registerBacklogMetrics(registry, backlog.read, backlog.limit);
+  const metrics = {
     registry,
+    laboratory: createLaboratoryMetrics(registry, sites),
+    inference: createInferenceMetrics(registry),
     images: new Counter({
       name: 'leukodiff_images_total',
       help: 'Images whose analysis ended, by outcome and reason.',
@@ -66,12 +69,6 @@ export function createMetrics({ version, queueDepth }: MetricsOptions): Metrics 
       name: 'leukodiff_analyses_total',
       help: 'Analyses that ended, by outcome.',
       labelNames: ['outcome'],
-      registers,
-    }),
-    cells: new Counter({
-      name: 'leukodiff_cells_total',
-      help: 'Cells found, by class.',
-      labelNames: ['class'],
       registers,
     }),
     stageSeconds: new Histogram({
@@ -94,6 +91,12 @@ export function createMetrics({ version, queueDepth }: MetricsOptions): Metrics 
       labelNames: ['outcome'],
       registers,
     }),
+    deliverySeconds: new Histogram({
+      name: 'leukodiff_delivery_duration_seconds',
+      help: 'Time of one webhook attempt.',
+      buckets: [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15],
+      registers,
+    }),
     reports: new Counter({
       name: 'leukodiff_reports_total',
       help: 'Attempts to send a report, by channel and outcome.',
@@ -112,5 +115,22 @@ export function createMetrics({ version, queueDepth }: MetricsOptions): Metrics 
       help: 'Images that this process analyses right now.',
       registers,
     }),
+    concurrency: new Gauge({
+      name: 'leukodiff_worker_concurrency',
+      help: 'Images that this process may analyse at once; 0 without a worker.',
+      registers,
+    }),
+    model: new Gauge({
+      name: 'leukodiff_model_info',
+      help: 'The model in use and where it runs; always 1.',
+      labelNames: ['name', 'version', 'sha256', 'provider'],
+      registers,
+    }),
   };
+  // From 0 on: the first of a kind must show as an increase.
+  for (const outcome of ['completed', 'failed']) metrics.analyses.inc({ outcome }, 0);
+  for (const outcome of ['delivered', 'retry', 'failed']) metrics.deliveries.inc({ outcome }, 0);
+  for (const kind of ['analysis', 'delivery', 'report']) metrics.reenqueued.inc({ kind }, 0);
+  metrics.images.inc({ outcome: 'completed', reason: 'none' }, 0);
+  return metrics;
 }

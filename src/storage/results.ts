@@ -29,7 +29,12 @@ export interface ImageTask {
   readonly attempts: number;
   /** Of the request that brought the order. */
   readonly requestId: string | null;
+  readonly laboratory: string;
+  /** As the order names it. */
+  readonly site: string | null;
 }
+
+type OrderOfImage = Omit<ImageTask, 'bytes' | 'attempts'>;
 
 /** Claims an image for a run. Null when there is nothing to do: it is finished, its analysis ended or was deleted. */
 export async function startImage(db: Database, analysisId: string, index: number): Promise<ImageTask | null> {
@@ -264,6 +269,7 @@ export interface FinishOptions {
 
 export interface Finished {
   readonly document: AnalysisDocument;
+  readonly laboratory: string;
   /** Deliveries that are still to be made. */
   readonly deliveryIds: readonly string[];
   /** Reports that are still to be sent. */
@@ -276,15 +282,16 @@ export interface Finished {
 export async function finishAnalysis(db: Database, id: string, options: FinishOptions): Promise<Finished | null> {
   if (!isUuid(id)) return null;
   return inTransaction(db.pool, async (client) => {
-    const { rows: locked } = await client.query<{ result: AnalysisDocument | null }>(
-      'SELECT result FROM analyses WHERE id = $1 FOR UPDATE',
+    const { rows: locked } = await client.query<{ result: AnalysisDocument | null; laboratory: string }>(
+      'SELECT result, laboratory FROM analyses WHERE id = $1 FOR UPDATE',
       [id],
     );
     const [present] = locked;
     if (present === undefined) return null;
     if (present.result !== null) {
       const deliveryIds = await pendingDeliveries(client, id);
-      return { document: present.result, deliveryIds, reports: await pendingReports(client, id), changed: false };
+      const reports = await pendingReports(client, id);
+      return { document: present.result, laboratory: present.laboratory, deliveryIds, reports, changed: false };
     }
     await client.query(
       `UPDATE images SET status = 'failed', completed_at = now(), problem = $2
@@ -369,7 +376,7 @@ async function end(
   for (const event of eventsOf(document)) deliveryIds.push(...(await addDeliveries(client, receivers, event)));
   const reports = await insertReports(client, document, reportsOf?.(document) ?? []);
   await client.query(NOTIFY_COMPLETED, [id]);
-  return { document, deliveryIds, reports, changed: true };
+  return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: true };
 }
 
 /** Replaces the rows of the differential. */
@@ -403,9 +410,9 @@ async function lockOpenAnalysis(
   client: pg.PoolClient,
   id: string,
   lock: 'FOR KEY SHARE' | 'FOR NO KEY UPDATE' | 'FOR UPDATE' = 'FOR KEY SHARE',
-): Promise<Pick<ImageTask, 'micronsPerPixel' | 'requestId'> | null> {
-  const { rows } = await client.query<Pick<ImageTask, 'micronsPerPixel' | 'requestId'>>(
-    `SELECT microns_per_pixel AS "micronsPerPixel", request_id AS "requestId" FROM analyses
+): Promise<OrderOfImage | null> {
+  const { rows } = await client.query<OrderOfImage>(
+    `SELECT microns_per_pixel AS "micronsPerPixel", request_id AS "requestId", laboratory, site FROM analyses
       WHERE id = $1 AND status IN ('queued', 'processing') ${lock}`,
     [id],
   );

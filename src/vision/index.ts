@@ -6,7 +6,7 @@
 import { type CellAnswer, inferCells } from './cells.js';
 import { imageConsistency } from './consistency.js';
 import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
-import { type BatchReport, createInferencePool, type InferencePool } from './infer.js';
+import { type BatchReport, createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
 import { type Located, locateCells } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
@@ -18,7 +18,7 @@ import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from
 
 export type { DecodeLimits } from './decode.js';
 export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
-export type { BatchReport } from './infer.js';
+export type { BatchReport, InferenceObserver } from './infer.js';
 export * from './render.js';
 export type * from './types.js';
 
@@ -46,6 +46,7 @@ export interface VisionOptions {
   readonly onBatch?: (report: BatchReport) => void;
   readonly limits?: DecodeLimits;
   readonly onLog?: (entry: VisionLogEntry) => void;
+  readonly observer?: InferenceObserver;
 }
 
 export interface AnalyzeOptions {
@@ -87,6 +88,7 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
     ...(options.batchDelayMs === undefined ? {} : { batchDelayMs: options.batchDelayMs }),
     ...(options.onBatch === undefined ? {} : { onBatch: options.onBatch }),
     ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
+    ...(options.observer === undefined ? {} : { observer: options.observer }),
   });
   const { manifest } = model;
   const limits = options.limits ?? DEFAULT_DECODE_LIMITS;

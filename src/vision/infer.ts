@@ -44,11 +44,26 @@ export interface InferencePoolOptions {
   readonly workerUrl?: URL;
   /** Default HUNG_MS. */
   readonly hungMs?: number;
+  readonly observer?: InferenceObserver;
   readonly onLog?: (entry: {
     level: 'info' | 'warn';
     message: string;
     details?: Readonly<Record<string, string | number>>;
   }) => void;
+}
+
+/** One run of a network; `size`: crops in the batch, 1 for a field. */
+export interface NetworkRun {
+  readonly network: 'saliency' | 'cells';
+  readonly size: number;
+  readonly durationMs: number;
+}
+
+/** Told what the pool does, for whoever measures it. */
+export interface InferenceObserver {
+  ran(run: NetworkRun): void;
+  /** A thread ended and is replaced. */
+  crashed(): void;
 }
 
 export interface InferencePool {
@@ -399,6 +414,11 @@ class Pool implements InferencePool {
 
   private answered({ tasks }: Run, { output, durationMs }: Extract<WorkerMessage, { type: 'result' }>): void {
     if (output.kind === 'cells') this.report(tasks, durationMs, 'completed');
+    const run =
+      output.kind === 'cells'
+        ? ({ network: 'cells', size: cropsOf(tasks) } as const)
+        : ({ network: 'saliency', size: 1 } as const);
+    this.options.observer?.ran({ ...run, durationMs });
     let at = 0;
     for (const task of tasks) {
       if (task.kind === 'field') {
@@ -451,6 +471,7 @@ class Pool implements InferencePool {
     this.slots.splice(at, 1);
     if (this.broken !== undefined) return;
     this.log('warn', 'an inference thread ended and is replaced', { reason });
+    this.options.observer?.crashed();
     const tasks = slot.run?.tasks ?? [];
     this.separate(tasks, new AnalysisCrashedError(`The inference thread ended during this job (${reason}).`));
     this.dispatch();

@@ -1,5 +1,6 @@
 /** Is the picture good enough to be trusted? Measured at the saliency network's scale, so that magnification drops out. */
 import { nextTurn } from './raster.js';
+import { measureStain } from './stain.js';
 import type { ImageQuality, RgbImage } from './types.js';
 
 /**
@@ -73,7 +74,10 @@ export async function assessQuality(field: RgbImage, extraFlags: readonly string
   if (clipped > CLIPPED_ABOVE && !blank) flags.push('clipped');
   if (!blank && luminance.count >= MIN_PIXELS_FOR_FOCUS && sharpness < OUT_OF_FOCUS_BELOW) flags.push('out_of_focus');
   flags.push(...extraFlags);
-  return { sharpness, brightness, clipped, background: backgroundShare(histogram, luminance.count), flags };
+  const clearFrom = clearGround(histogram, luminance.count);
+  const background = histogram.subarray(Math.ceil(clearFrom)).reduce((sum, n) => sum + n, 0) / luminance.count;
+  const stain = blank ? null : measureStain(field, clearFrom);
+  return { sharpness, brightness, clipped, background, stain, flags };
 }
 
 /**
@@ -111,10 +115,10 @@ function noteLaplacian(laplacian: Moments, { width, height, data }: RgbImage, to
 }
 
 /**
- * Share of clear background: pixels near the brightest common level. The level is the most frequent luminance in the
+ * The luminance from which a pixel is clear background: near the brightest common level. The level is the most frequent luminance in the
  * upper half of the range that occurs, because cells are always darker than the slide's clear glass.
  */
-function backgroundShare(histogram: Uint32Array, total: number): number {
+function clearGround(histogram: Uint32Array, total: number): number {
   // Half a percent of outliers at either end says nothing about the range.
   const ignored = total * 0.005;
   let seen = 0;
@@ -127,10 +131,5 @@ function backgroundShare(histogram: Uint32Array, total: number): number {
   for (let bin = Math.ceil((darkest + brightest) / 2); bin <= brightest; bin++) {
     if ((histogram[bin] ?? 0) > (histogram[level] ?? 0)) level = bin;
   }
-  const tolerance = Math.max(6, (brightest - darkest) * 0.12);
-  let count = 0;
-  histogram.forEach((pixels, bin) => {
-    if (bin >= level - tolerance) count += pixels;
-  });
-  return count / total;
+  return Math.max(0, level - Math.max(6, (brightest - darkest) * 0.12));
 }

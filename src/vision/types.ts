@@ -39,6 +39,13 @@ export interface ImageScale {
   readonly confidence: number;
 }
 
+export interface Stain {
+  /** Mean optical density of what is stained, in green. */
+  readonly density: number;
+  /** Its optical density in red to that in green: low is pink, high is blue. */
+  readonly balance: number;
+}
+
 export interface ImageQuality {
   /**
    * Variance of the Laplacian of the (smoothed) green channel at the saliency network's scale, in percent of the variance
@@ -51,6 +58,8 @@ export interface ImageQuality {
   readonly clipped: number;
   /** Share of the field that is clear background, 0–1. */
   readonly background: number;
+  /** Null: nothing stained is to be seen. Absent in results of versions that did not measure it. */
+  readonly stain?: Stain | null;
   /**
    * `blank`, `too_dark`, `too_bright`, `clipped`, `out_of_focus`, `scale_unknown`, `low_bits_scaled` (a 16-bit image used
    * only its low bits), `first_page_only` (the file holds more pages).

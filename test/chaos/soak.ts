@@ -53,9 +53,10 @@ try {
   };
   const posting = Promise.all(Array.from({ length: POSTERS }, post));
   let over = false;
-  void posting.finally(() => {
+  const end = (): void => {
     over = true;
-  });
+  };
+  posting.then(end, end);
   const step = Math.max(1, Math.floor(wanted / (4 * SAMPLES_A_QUARTER)));
   for (let next = step; !over; ) {
     if (done >= next) {

@@ -48,6 +48,7 @@ describe('the configuration', () => {
     ['OIDC_ISSUER', 'https://user:pw@idp.example'],
     ['OIDC_JWKS_URL', 'ftp://idp.example/keys'],
     ['METRICS_TOKEN', 'short'],
+    ['METRICS_SITES', Array.from({ length: 51 }, (_, n) => `site-${n}`).join(',')],
     ['CORS_ORIGINS', '*'],
     ['CORS_ORIGINS', 'https://portal.example/'],
     ['TRUSTED_PROXIES', 'proxy.local'],
@@ -98,6 +99,7 @@ describe('the configuration', () => {
       'https://a.example, http://b.example:8080',
       { corsOrigins: ['https://a.example', 'http://b.example:8080'] },
     ],
+    ['METRICS_SITES', 'north, south/ward 3', { metricsSites: ['north', 'south/ward 3'] }],
     ['TRUSTED_PROXIES', '10.0.0.0/8,::1', { trustedProxies: ['10.0.0.0/8', '::1'] }],
     ['RATE_LIMIT_PER_MINUTE', '0', { rateLimitPerMinute: 0 }],
   ])('takes %s=%s', (name, value, expected) => {

@@ -3,6 +3,7 @@
  * that says nothing. Keeps the audit trail and the rate limit, which both need to know who asks.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
+import { trace } from '@opentelemetry/api';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { isApiKeyToken, SCOPES, type Scope } from '../../storage/api-keys.js';
 import type { AuditOutcome, NewAuditEntry } from '../../storage/audit.js';
@@ -81,7 +82,7 @@ export function registerAccess(app: App, deps: HttpDeps): void {
   });
 
   app.addHook('onRequest', async (request, reply) => {
-    request.trace = traceOf(request.headers);
+    request.trace = traceOf(request.headers, trace.getActiveSpan()?.spanContext());
     const access = accessOf(request);
     if (access === 'open') return;
     if (access === 'metrics') {

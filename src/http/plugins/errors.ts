@@ -1,5 +1,6 @@
 /** Every answer that is not a success leaves through here, as a problem document. */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { Counter, type Registry } from 'prom-client';
 import { isDatabaseUnavailable, isStorageFull } from '../../storage/database-errors.js';
 import { ObjectStoreError } from '../../storage/object-store.js';
 import { type ProblemCause, ProblemError, type ProblemSlug, problemDocument } from '../problems.js';
@@ -7,7 +8,17 @@ import { ClientGoneError } from '../upload/receive.js';
 
 const PROBLEM_MEDIA_TYPE = 'application/problem+json';
 
-export function registerErrors(app: FastifyInstance): void {
+export function registerErrors(app: FastifyInstance, registry: Registry): void {
+  const problems = new Counter({
+    name: 'leukodiff_http_problems_total',
+    help: 'Requests answered with a problem document, by its type.',
+    labelNames: ['type'],
+    registers: [registry],
+  });
+  const sendProblem = (request: FastifyRequest, reply: FastifyReply, problem: ProblemError): FastifyReply => {
+    problems.inc({ type: problem.slug });
+    return writeProblem(request, reply, problem);
+  };
   const allowedMethods = trackRoutes(app);
   const missing = (request: FastifyRequest) => missingProblem(request, allowedMethods(pathOf(request)));
 
@@ -46,7 +57,7 @@ export function pathOf(request: FastifyRequest): string {
   return request.url.split('?', 1)[0] ?? '/';
 }
 
-function sendProblem(request: FastifyRequest, reply: FastifyReply, problem: ProblemError): FastifyReply {
+function writeProblem(request: FastifyRequest, reply: FastifyReply, problem: ProblemError): FastifyReply {
   const document = problemDocument(problem, { path: pathOf(request), requestId: request.id });
   return reply
     .code(problem.statusCode)

@@ -41,6 +41,19 @@ const ImageQuality = Type.Object(
     brightness: share('Mean luminance.'),
     clipped: share('Share of pixels at 0 or 255 in any channel.'),
     background: share('Share of the field that is clear background.'),
+    stain: Type.Optional(
+      nullable(
+        Type.Object(
+          {
+            density: Type.Number({ description: 'Mean optical density of what is stained, in green.' }),
+            balance: Type.Number({
+              description: 'Its optical density in red to that in green: low is pink, high is blue.',
+            }),
+          },
+          { description: 'Null: nothing stained is to be seen. Absent: an older version did not measure it.' },
+        ),
+      ),
+    ),
     flags: Type.Array(Type.String(), {
       description: 'What a person should know about the picture.',
       examples: [['out_of_focus']],

@@ -163,7 +163,7 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
       .toContain('leukodiff_analyses_total{outcome="completed"} 1');
     const text = await metrics.registry.metrics();
     expect(text).toContain('leukodiff_images_total{outcome="completed",reason="none"} 3');
-    expect(text).toContain('leukodiff_cells_total{class="lymphocyte"} 2');
+    expect(text).toContain('leukodiff_cells_total{class="lymphocyte",site="other"} 2');
   });
 
   it('count the cells of an image once that came twice, also when people change them', async () => {

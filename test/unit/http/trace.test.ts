@@ -16,6 +16,17 @@ describe('a trace', () => {
     expect(tracestate).toBe('rojo=00f067aa0ba902b7,congo=t61rcWkgMzE');
   });
 
+  it('is that of the span, where there is one', () => {
+    const span = { traceId: 'a'.repeat(32), spanId: 'b'.repeat(16), traceFlags: 1 };
+    expect(traceOf({ traceparent: `00-${TRACE}-${PARENT}-01` }, span)).toEqual({
+      traceId: span.traceId,
+      traceparent: `00-${span.traceId}-${span.spanId}-01`,
+      tracestate: null,
+    });
+    const none = { traceId: '0'.repeat(32), spanId: '0'.repeat(16), traceFlags: 0 };
+    expect(traceOf({ traceparent: `00-${TRACE}-${PARENT}-01` }, none).traceId).toBe(TRACE);
+  });
+
   it('of a later version is read as far as it is known', () => {
     expect(traceOf({ traceparent: `cc-${TRACE}-${PARENT}-01-what-comes` }).traceId).toBe(TRACE);
   });

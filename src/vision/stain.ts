@@ -1,0 +1,30 @@
+/** How strongly, and in which tint, a field is stained: what changes with a new batch of stain, a buffer or a lamp. */
+import type { RgbImage, Stain } from './types.js';
+
+/** Fewer stained pixels show no stain. */
+const MIN_PIXELS = 64;
+
+/** −log10 of a grey level, from 1 to 256, so that black stays finite. */
+const DENSITY = Float64Array.from({ length: 256 }, (_, level) => -Math.log10((level + 1) / 256));
+
+/**
+ * Mean optical density of all pixels with a luminance below `clearFrom`, against the mean of those above: Lambert and Beer's
+ * law makes that proportional to the dye, and the lamp drops out. Azure dyes absorb red, eosin absorbs green: their ratio
+ * is the tint. Null where the field shows no stain, or no clear ground to hold it against.
+ */
+export function measureStain({ data }: RgbImage, clearFrom: number): Stain | null {
+  const clear = { count: 0, red: 0, green: 0 };
+  const stained = { count: 0, red: 0, green: 0 };
+  for (let i = 0; i + 2 < data.length; i += 3) {
+    const [r, g, b] = [data[i] ?? 0, data[i + 1] ?? 0, data[i + 2] ?? 0];
+    const into = 0.299 * r + 0.587 * g + 0.114 * b >= clearFrom ? clear : stained;
+    into.count++;
+    into.red += DENSITY[r] ?? 0;
+    into.green += DENSITY[g] ?? 0;
+  }
+  if (stained.count < MIN_PIXELS || clear.count === 0) return null;
+  const red = stained.red / stained.count - clear.red / clear.count;
+  const green = stained.green / stained.count - clear.green / clear.count;
+  // Something that is dark and takes no green light away is no stained smear.
+  return green > 0 ? { density: green, balance: Math.max(0, red) / green } : null;
+}
