@@ -537,9 +537,9 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     's3AccessKeyId',
     null,
     'Key for S3_BUCKET, with S3_SECRET_ACCESS_KEY. Not set: as the AWS SDK finds it (role of the machine, environment).',
-    (text) => text,
+    accessKey,
   ),
-  secretVariable('S3_SECRET_ACCESS_KEY', 's3SecretAccessKey', null, 'Secret of S3_ACCESS_KEY_ID.', (text) => text),
+  secretVariable('S3_SECRET_ACCESS_KEY', 's3SecretAccessKey', null, 'Secret of S3_ACCESS_KEY_ID.', accessKey),
   variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
   variable(
     'LOG_FORMAT',
@@ -722,6 +722,12 @@ function hl7Destination(text: string): Hl7Destination {
   }
   // IPv6 addresses stand in brackets in a URL, and nowhere else.
   return { host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port), tls: url.protocol === 'mllps:' };
+}
+
+/** Half of an S3 key; a space is the trace of a file with more in it. */
+function accessKey(text: string): string {
+  if (/\s/.test(text)) throw new Error('must be one word without spaces');
+  return text;
 }
 
 function bucketName(text: string): string {
