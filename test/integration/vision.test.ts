@@ -72,7 +72,7 @@ describe('a synthetic field', () => {
     const field = smear({ stain });
     const analysis = await vision.analyze(await png(field), { micronsPerPixel: 0.15 });
     const found = matches(analysis, field.cells);
-    expect(found.filter(({ iou }) => iou > 0.7)).toHaveLength(field.cells.length);
+    expect(found.filter(({ iou }) => iou > 0.6)).toHaveLength(field.cells.length);
     expect(whiteCells(analysis)).toHaveLength(field.cells.length);
     const mean = found.reduce((sum, { iou }) => sum + iou, 0) / found.length;
     expect(mean).toBeGreaterThan(0.85);
