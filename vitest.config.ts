@@ -1,12 +1,14 @@
 import { defineConfig } from 'vitest/config';
 
 /**
- * One runner, six projects. `npm test` runs the first three, which need Node alone; `npm run test:all` all of them.
+ * One runner, eight projects. `npm test` runs the first three, which need Node alone; `npm run test:all` all of them.
  * - unit: pure parts and everything that needs no server; all files in parallel.
  * - integration: real PostgreSQL (embedded), real queue, real ONNX sessions. One PostgreSQL for the run, started by the
  *   global setup; at most two files at once, because every file brings threads of its own.
  * - e2e: starts the program as a user does. One file at a time: each brings up a whole service.
  * - redis: the integration tests that use a queue again, with the queue on the Redis server in TEST_REDIS_URL.
+ * - s3: the integration tests that store or read images again, with the images on an S3 server.
+ * - servers: with servers that Debian brings.
  * - browser: the pages that people see, in Chromium.
  * - monitoring: the service under a real Prometheus, and every expression of dashboards and alerts.
  */
@@ -52,7 +54,23 @@ export default defineConfig({
         },
       },
       {
-        test: { ...wholeService, name: 'browser', include: ['test/browser/**/*.test.ts'], sequence: { groupOrder: 4 } },
+        test: {
+          ...integration,
+          name: 's3',
+          include: [
+            'test/integration/storage/storage.test.ts',
+            'test/integration/jobs/jobs.test.ts',
+            'test/integration/http/{idempotency,privacy,removal,results}.test.ts',
+          ],
+          env: { TEST_QUEUE: 'postgres', TEST_IMAGES: 's3' },
+          sequence: { groupOrder: 4 },
+        },
+      },
+      {
+        test: { ...wholeService, name: 'servers', include: ['test/servers/**/*.test.ts'], sequence: { groupOrder: 5 } },
+      },
+      {
+        test: { ...wholeService, name: 'browser', include: ['test/browser/**/*.test.ts'], sequence: { groupOrder: 6 } },
       },
       {
         test: {

@@ -2,6 +2,9 @@
  * `npm run test:all`: everything that `npm test` does, then what needs more than Node:
  *
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
+ * - those that store or read images once more with the images on an S3 server
+ * - a PostgreSQL server of Debian's, backed up and restored
+ * - faults in the running system, the short version (test/chaos)
  * - the browser test of /docs (Chromium)
  * - the service under a real Prometheus, dashboards and alert rules
  * - the training package's tests (Python, from .venv)
@@ -32,6 +35,9 @@ mkdirSync(REPORTS, { recursive: true });
 
 if (!beyond) run('npm test', 'npm', ['test', '--', ...vitestReport('node')]);
 await redisTests();
+s3Tests();
+run('servers', 'npx', ['vitest', 'run', '--project', 'servers', ...vitestReport('servers')]);
+run('chaos', 'npx', ['tsx', 'test/chaos/run.ts', '--short']);
 browserTests();
 monitoringTests();
 pythonTests();
@@ -42,6 +48,10 @@ console.log(`\ntest:all: ${passed} passed, ${failed} failed, ${skipped} skipped`
 if (failures.length > 0 || failed > 0) {
   for (const failure of failures) console.error(`✗ ${failure}`);
   process.exit(1);
+}
+
+function s3Tests() {
+  run('integration with images in S3', 'npx', ['vitest', 'run', '--project', 's3', ...vitestReport('s3')]);
 }
 
 async function redisTests() {

@@ -67,6 +67,9 @@ export interface Config {
   readonly modelDir: string;
   readonly workerConcurrency: number;
   readonly inferenceThreads: number;
+  /** Undefined: what suits the provider. */
+  readonly batchCrops: number | undefined;
+  readonly batchDelayMs: number;
   readonly maxImageBytes: number;
   readonly maxImagePixels: number;
   readonly maxImages: number;
@@ -79,6 +82,7 @@ export interface Config {
   readonly retentionDays: number;
   readonly maxAnalysisAgeMinutes: number;
   readonly shutdownTimeoutSeconds: number;
+  readonly shutdownDelaySeconds: number;
   /** `whsec_…`, or two of them with a space between; undefined: one is made and kept in the data folder. */
   readonly webhookSecret: string | undefined;
   /** 32 bytes in base64; undefined: one is made and kept in the data folder. */
@@ -100,6 +104,13 @@ export interface Config {
   /** Base address; undefined: nothing is sent to a FHIR server. */
   readonly fhirServer: string | undefined;
   readonly fhirServerToken: string | undefined;
+  /** Where posted images go; those that lie in S3 are read whenever `s3Bucket` is set. */
+  readonly imageStorage: 'postgresql' | 's3';
+  readonly s3Bucket: string | undefined;
+  readonly s3Endpoint: string | undefined;
+  readonly s3Region: string;
+  readonly s3AccessKeyId: string | undefined;
+  readonly s3SecretAccessKey: string | undefined;
   readonly logLevel: LogLevel;
   readonly logFormat: LogFormat;
   /** Where receivers of webhooks reach this service; undefined: links are relative. */
@@ -294,7 +305,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
   variable(
     'MODEL_DIR',
     'modelDir',
-    'models/sg-cldff/1.2.0',
+    'models/sg-cldff/1.3.0',
     'Folder of the model (manifest.json and ONNX files), relative to the program.',
     (text) => resolve(PACKAGE_ROOT, text),
   ),
@@ -309,8 +320,22 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'INFERENCE_THREADS',
     'inferenceThreads',
     String(THREADS),
-    'Processor threads for the networks. Default: the number of processor cores.',
+    'Processor threads for the networks, all sessions together: one session up to 7 threads, then one for every 4. Default: the number of processor cores.',
     integer(1, 256),
+  ),
+  variable(
+    'BATCH_CROPS',
+    'batchCrops',
+    null,
+    'Most cells in one run of the network; those of several images share a run when they wait together. Not set: 16 on a processor, 64 on a GPU.',
+    integer(1, 1024),
+  ),
+  variable(
+    'BATCH_DELAY_MS',
+    'batchDelayMs',
+    '0',
+    'How long cells may wait for those of other images, in milliseconds. 0: only what waits already shares a run, and nothing is delayed.',
+    integer(0, 1000),
   ),
   variable(
     'MAX_IMAGE_BYTES',
@@ -399,6 +424,13 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'Time that running images get at a shutdown; what is not done then is done after the next start.',
     integer(1, 600),
   ),
+  variable(
+    'SHUTDOWN_DELAY_SECONDS',
+    'shutdownDelaySeconds',
+    '0',
+    'How long a process that shall end says so at /health/ready before it stops taking requests and jobs: as long as your load balancer needs to notice.',
+    integer(0, 300),
+  ),
   secretVariable(
     'WEBHOOK_SECRET',
     'webhookSecret',
@@ -484,6 +516,30 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     urlOf('http:', 'https:'),
   ),
   secretVariable('FHIR_SERVER_TOKEN', 'fhirServerToken', null, 'Bearer token for FHIR_SERVER.', bearerToken),
+  variable(
+    'IMAGE_STORAGE',
+    'imageStorage',
+    'postgresql',
+    'Where posted images are kept: postgresql, or s3 (S3_BUCKET). Images that came before a change stay where they are and are read from there.',
+    oneOf('postgresql', 's3'),
+  ),
+  variable('S3_BUCKET', 's3Bucket', null, 'Bucket for images in S3-compatible storage; it must exist.', bucketName),
+  variable(
+    'S3_ENDPOINT',
+    's3Endpoint',
+    null,
+    'Address of an S3-compatible server. Not set: AWS, by S3_REGION.',
+    urlOf('http:', 'https:'),
+  ),
+  variable('S3_REGION', 's3Region', 'us-east-1', 'Region of S3_BUCKET, as the server knows it.', (text) => text),
+  secretVariable(
+    'S3_ACCESS_KEY_ID',
+    's3AccessKeyId',
+    null,
+    'Key for S3_BUCKET, with S3_SECRET_ACCESS_KEY. Not set: as the AWS SDK finds it (role of the machine, environment).',
+    accessKey,
+  ),
+  secretVariable('S3_SECRET_ACCESS_KEY', 's3SecretAccessKey', null, 'Secret of S3_ACCESS_KEY_ID.', accessKey),
   variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
   variable(
     'LOG_FORMAT',
@@ -518,6 +574,10 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     faults.push('OIDC_ISSUER needs OIDC_AUDIENCE: without it a token made for any other service would do here');
   }
   if ((tlsCert === undefined) !== (tlsKey === undefined)) faults.push('TLS_CERT and TLS_KEY are needed together');
+  if (values.imageStorage === 's3' && values.s3Bucket === undefined) faults.push('IMAGE_STORAGE=s3 needs S3_BUCKET');
+  if ((values.s3AccessKeyId === undefined) !== (values.s3SecretAccessKey === undefined)) {
+    faults.push('S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are needed together');
+  }
   if (faults.length > 0) throw new ExpectedError(`The configuration cannot be used: ${faults.join('; ')}.`);
   return values as Config;
 }
@@ -662,6 +722,19 @@ function hl7Destination(text: string): Hl7Destination {
   }
   // IPv6 addresses stand in brackets in a URL, and nowhere else.
   return { host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port), tls: url.protocol === 'mllps:' };
+}
+
+/** Half of an S3 key; a space is the trace of a file with more in it. */
+function accessKey(text: string): string {
+  if (/\s/.test(text)) throw new Error('must be one word without spaces');
+  return text;
+}
+
+function bucketName(text: string): string {
+  if (!/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(text)) {
+    throw new Error('must be the name of a bucket: 3 to 63 small letters, digits, points and hyphens');
+  }
+  return text;
 }
 
 /** A secret: the message does not repeat it. */

@@ -1,5 +1,6 @@
 /** What `serve` and `work` have in common: opening everything in order, and one orderly end. */
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Config } from '../config.js';
 import { ExpectedError } from '../errors.js';
 import { openQueues, type Queues } from '../jobs/queues.js';
@@ -13,14 +14,16 @@ import { createMetrics, type Metrics } from '../observability/metrics.js';
 import { startTracing, type Tracing } from '../observability/tracing.js';
 import type { OutgoingOptions } from '../reporting/outgoing.js';
 import { readBacklog } from '../storage/backlog.js';
-import { type Database, openDatabase } from '../storage/database.js';
+import { type Database, type ImageObjects, openDatabase } from '../storage/database.js';
 import { loadSealer } from '../storage/sealing.js';
+import { type ApartVision, withApart } from '../vision/apart.js';
 import {
   createVision,
   ExecutionProviderError,
   type InferenceObserver,
   ModelError,
   type ModelInfo,
+  type VisionOptions,
 } from '../vision/index.js';
 import { loadModel } from '../vision/manifest.js';
 import { loadSiteProfile } from './site-profile-file.js';
@@ -38,9 +41,18 @@ export interface Runtime {
   readonly outgoing: OutgoingOptions;
   /** Null without a worker in this process. */
   readonly webhookSecret: WebhookSecret | null;
+  /** Told to end: it is not ready any more. */
+  stopping(): boolean;
+  /** Resolves with the reason when a part ended that only a new process can bring back. */
+  readonly died: Promise<string>;
   /** Runs before anything is closed, the last added first. */
   onClose(step: () => Promise<void>): void;
-  close(): Promise<void>;
+  /** Runs when everything is closed. */
+  onClosed(step: () => Promise<void>): void;
+  /** Readiness goes; everything else goes on. */
+  announceStop(): void;
+  /** Running images get `graceSeconds`; default SHUTDOWN_TIMEOUT_SECONDS. */
+  close(graceSeconds?: number): Promise<void>;
 }
 
 export interface RuntimeOptions {
@@ -52,12 +64,14 @@ export interface RuntimeOptions {
 /** Opens database, queue and model, and starts the worker. Whatever was opened is closed again when a step fails. */
 export async function openRuntime({ config, version, worker }: RuntimeOptions): Promise<Runtime> {
   const log = createLogger({ level: config.logLevel, format: config.logFormat });
-  const steps: (() => Promise<void>)[] = [];
+  const steps: ((graceSeconds: number) => Promise<void>)[] = [];
+  let stopping = false;
   let closing: Promise<void> | undefined;
-  const close = (): Promise<void> => {
+  const close = (graceSeconds = config.shutdownTimeoutSeconds): Promise<void> => {
+    stopping = true;
     closing ??= (async () => {
       for (const step of steps.reverse()) {
-        await step().catch((error: unknown) => log.error({ err: error }, 'a step of the shutdown failed'));
+        await step(graceSeconds).catch((error: unknown) => log.error({ err: error }, 'a step of the shutdown failed'));
       }
     })();
     return closing;
@@ -75,7 +89,8 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     // Before whatever it shall trace, and closed after it.
     const tracing = await startTracing({ endpoint: config.otlpEndpoint, version });
     if (tracing !== null) steps.push(() => tracing.close());
-    const db = await openDatabase({ databaseUrl: config.databaseUrl, dataDir: config.dataDir, log });
+    const { databaseUrl, dataDir } = config;
+    const db = await openDatabase({ databaseUrl, dataDir, log, objects: await imageObjects(config) });
     steps.push(() => db.close());
     const queues = await openQueues({
       redisUrl: config.redisUrl,
@@ -91,15 +106,17 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     });
     let model: ModelInfo;
     let webhookSecret: WebhookSecret | null = null;
+    const deaths = [db.died.then((reason) => `the embedded database ${reason}`)];
     if (worker) {
       const vision = await openVision(config, log, metrics.inference);
       steps.push(() => vision.close());
+      deaths.push(vision.died.then((reason) => `no inference thread can be kept running: ${reason}`));
       model = vision.model;
       if (model.executionProvider === 'cuda') registerGpuMetrics(metrics.registry);
       webhookSecret = loadWebhookSecret(config);
       const secrets = { webhookSecret: webhookSecret.value, sealer: loadSealer(config) };
       const jobs = startWorker({ config, db, queues, vision, metrics, log, outgoing, senders, ...secrets });
-      steps.push(() => jobs.close(config.shutdownTimeoutSeconds * 1000));
+      steps.push((graceSeconds) => jobs.close(graceSeconds * 1000));
     } else {
       model = await describeModel(config);
     }
@@ -115,13 +132,32 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       model,
       outgoing,
       webhookSecret,
+      died: Promise.race(deaths),
+      stopping: () => stopping,
       onClose: (step) => steps.push(step),
+      onClosed: (step) => steps.unshift(step),
+      announceStop: () => {
+        stopping = true;
+      },
       close,
     };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** Opens no connection yet. */
+async function imageObjects(config: Config): Promise<ImageObjects | null> {
+  const { s3Bucket, s3Endpoint, s3Region, s3AccessKeyId, s3SecretAccessKey } = config;
+  if (s3Bucket === undefined) return null;
+  const credentials =
+    s3AccessKeyId === undefined || s3SecretAccessKey === undefined
+      ? undefined
+      : { accessKeyId: s3AccessKeyId, secretAccessKey: s3SecretAccessKey };
+  const { openS3 } = await import('../storage/s3.js');
+  const store = openS3({ bucket: s3Bucket, endpoint: s3Endpoint, region: s3Region, credentials });
+  return { store, writable: config.imageStorage === 's3' };
 }
 
 /** A FHIR server stores some dozens of resources in one transaction. */
@@ -150,21 +186,18 @@ function readCa(file: string | undefined): string | undefined {
   }
 }
 
-export async function openVision(
-  config: Config,
-  log: Logger,
-  observer?: InferenceObserver,
-): ReturnType<typeof createVision> {
-  return modelErrors(() =>
-    createVision({
-      modelDir: config.modelDir,
-      executionProvider: config.executionProvider,
-      threads: config.inferenceThreads,
-      limits: { maxBytes: config.maxImageBytes, maxPixels: config.maxImagePixels },
-      ...(observer === undefined ? {} : { observer }),
-      onLog: ({ level, message, details }) => log[level]({ component: 'vision', ...details }, message),
-    }),
-  );
+export async function openVision(config: Config, log: Logger, observer?: InferenceObserver): Promise<ApartVision> {
+  const options: VisionOptions = {
+    modelDir: config.modelDir,
+    executionProvider: config.executionProvider,
+    threads: config.inferenceThreads,
+    ...(config.batchCrops === undefined ? {} : { batchCrops: config.batchCrops }),
+    batchDelayMs: config.batchDelayMs,
+    limits: { maxBytes: config.maxImageBytes, maxPixels: config.maxImagePixels },
+    ...(observer === undefined ? {} : { observer }),
+    onLog: ({ level, message, details }) => log[level]({ component: 'vision', ...details }, message),
+  };
+  return withApart(await modelErrors(() => createVision(options)), options);
 }
 
 /** The model that workers elsewhere use, as far as this machine can tell: the same folder, without its networks. */
@@ -188,15 +221,16 @@ const EXIT_FAILURE = 1;
 
 /**
  * Waits until the process is told to end, then closes the runtime. A second signal ends it at once. When the embedded
- * database dies, nothing can be done without it: the process ends with a failure, so that a supervisor starts it anew.
+ * database or the inference dies, nothing can be done without it: the process ends with a failure, so that a supervisor
+ * starts it anew.
  */
-export async function runUntilSignal({ config, db, log, close }: Runtime): Promise<void> {
+export async function runUntilSignal({ config, died, log, announceStop, close }: Runtime): Promise<void> {
   const cause = await new Promise<{ signal: NodeJS.Signals } | { died: string }>((settle) => {
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => settle({ signal }));
-    void db.died.then((died) => settle({ died }));
+    void died.then((reason) => settle({ died: reason }));
   });
   if ('died' in cause) {
-    log.fatal({ reason: cause.died }, 'the embedded database ended; start Leukodiff again');
+    log.fatal({ reason: cause.died }, 'a part ended that this process cannot do without; start Leukodiff again');
     process.exitCode = EXIT_FAILURE;
   } else {
     log.info({ signal: cause.signal }, 'shutting down: running images are finished first');
@@ -207,16 +241,20 @@ export async function runUntilSignal({ config, db, log, close }: Runtime): Promi
       });
     }
   }
+  announceStop();
+  const delayMs = 'died' in cause ? 0 : config.shutdownDelaySeconds * 1000;
   // The steps bound their own time; this is the last line, with the processor taken away or a disk that hangs.
   const lastLine = setTimeout(
     () => {
       log.fatal('the shutdown did not end in time');
       process.exit(EXIT_FAILURE);
     },
-    config.shutdownTimeoutSeconds * 1000 + 60_000,
+    delayMs + config.shutdownTimeoutSeconds * 1000 + 60_000,
   );
   lastLine.unref();
-  await close();
+  if (delayMs > 0) await sleep(delayMs);
+  // Jobs that wait for what is gone would wait in vain.
+  await ('died' in cause ? close(0) : close());
   clearTimeout(lastLine);
   log.info('ended');
 }

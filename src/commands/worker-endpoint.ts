@@ -9,7 +9,7 @@ import { listenError } from './listen-error.js';
 import { readiness } from './readiness.js';
 import type { Runtime } from './runtime.js';
 
-/** Listens until the runtime closes; returns the port. Throws `ExpectedError` when the port cannot be had. */
+/** Listens until the runtime is closed, so that a worker which finishes its images is seen to live; returns the port. Throws `ExpectedError` when the port cannot be had. */
 export async function openWorkerEndpoint(runtime: Runtime, host: string, port: number): Promise<number> {
   const { registry } = runtime.metrics;
   const server = createServer((request, response) => {
@@ -46,7 +46,7 @@ export async function openWorkerEndpoint(runtime: Runtime, host: string, port: n
     server.once('error', (error) => fail(listenError(error, host, port)));
     server.listen(port, host, settle);
   });
-  runtime.onClose(async () => {
+  runtime.onClosed(async () => {
     server.close();
     server.closeAllConnections();
   });

@@ -270,6 +270,12 @@ export const PROBLEMS = {
     advice:
       'Nothing was stored. Send the request again after the seconds in Retry-After; GET /health/ready tells when the database is back.',
   },
+  'image-storage-unavailable': {
+    title: 'The storage of the images cannot be reached',
+    status: 503,
+    advice:
+      'Nothing was stored. Send the request again after the seconds in Retry-After; GET /health/ready tells when the storage is back.',
+  },
 } as const satisfies Record<string, ProblemKind>;
 
 export type ProblemSlug = keyof typeof PROBLEMS;

@@ -12,15 +12,17 @@ import {
   saveImageResult,
   startImage,
 } from '../storage/results.js';
+import type { ApartVision } from '../vision/apart.js';
 import {
+  AnalysisCrashedError,
   type CellFinding,
   encodeGreyPng,
   encodeRgbPng,
   type ImageAnalysis,
   type ModelInfo,
   UndecodableImageError,
-  type Vision,
 } from '../vision/index.js';
+import { patiently } from './patience.js';
 import { IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT, MAX_IMAGE_RUNS, undecodable } from './problems.js';
 import type { QueueJob } from './queues.js';
 
@@ -29,7 +31,7 @@ const IMAGE_TIMEOUT_MS = 10 * 60_000;
 
 export interface AnalyzeImageDeps {
   readonly db: Database;
-  readonly vision: Pick<Vision, 'analyze' | 'model'>;
+  readonly vision: Pick<ApartVision, 'analyze' | 'model'>;
   readonly metrics: Metrics;
   readonly log: Logger;
   /** Aborts when the process must end before its jobs have: they run again after the next start. */
@@ -41,7 +43,8 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
   const { db, metrics, log } = deps;
   const { analysisId, index } = job.data;
   const begun = performance.now();
-  const task = await startImage(db, analysisId, index);
+  const stored = <T>(work: () => Promise<T>): Promise<T> => patiently(deps.shutdown, work);
+  const task = await stored(() => startImage(db, analysisId, index));
   if (task === null) return;
   const named = { analysisId, image: index, requestId: task.requestId };
   metrics.stageSeconds.observe(
@@ -57,10 +60,12 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
     const analysis = await deps.vision.analyze(task.bytes, {
       ...(task.micronsPerPixel === null ? {} : { micronsPerPixel: task.micronsPerPixel }),
       signal: AbortSignal.any([timeout, deps.shutdown]),
+      // A run before this one was cut off. Should the image be the cause, it shall not end this process again.
+      apart: task.attempts > 1,
     });
     for (const [stage, ms] of Object.entries(analysis.timingsMs)) metrics.stageSeconds.observe({ stage }, ms / 1000);
     const result = await timed('encode', () => toImageResult(analysis, deps.vision.model));
-    const saved = await timed('store', () => saveImageResult(db, analysisId, index, result));
+    const saved = await timed('store', () => stored(() => saveImageResult(db, analysisId, index, result)));
     if (!saved) return;
     metrics.images.inc({ outcome: 'completed', reason: 'none' });
     metrics.laboratory.image(task, result);
@@ -73,6 +78,11 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
     if (deps.shutdown.aborted) return await giveBack(error);
     if (timeout.aborted) return await fail(IMAGE_TIMEOUT);
     log.warn({ ...named, attempt: job.attemptsMade + 1, err: error }, 'the analysis of an image failed');
+    if (error instanceof AnalysisCrashedError) {
+      if (task.attempts >= MAX_IMAGE_RUNS) return await fail(IMAGE_INTERRUPTED);
+      // The run is not given back: it counts as one that a killed process left behind.
+      throw error;
+    }
     if (job.attemptsMade + 1 >= (job.opts.attempts ?? 1)) return await fail(IMAGE_ANALYSIS_ERROR);
     return await giveBack(error);
   } finally {
@@ -80,13 +90,13 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
   }
 
   async function fail(problem: StoredProblem): Promise<void> {
-    if (!(await saveImageFailure(db, analysisId, index, problem))) return;
+    if (!(await stored(() => saveImageFailure(db, analysisId, index, problem)))) return;
     metrics.images.inc({ outcome: 'failed', reason: problem.code });
     log.info({ ...named, problem: problem.code }, 'image failed');
   }
 
   async function giveBack(error: unknown): Promise<never> {
-    await releaseImage(db, analysisId, index);
+    await stored(() => releaseImage(db, analysisId, index));
     throw error;
   }
 

@@ -21,6 +21,7 @@ import {
 } from '../storage/deliveries.js';
 import { messageIdOf } from '../storage/delivery-log.js';
 import type { Sealer } from '../storage/sealing.js';
+import { patiently } from './patience.js';
 import type { QueueJob, Queues } from './queues.js';
 import { signatures } from './webhook-secret.js';
 import { inWebhookSpan } from './webhook-span.js';
@@ -74,7 +75,9 @@ export type DeliveryJob = QueueJob<'leukodiff-deliveries' | 'leukodiff-failing-d
 export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, token: string): Promise<void> {
   const { config, db, queues, metrics, log, attemptTimeoutMs = TIMEOUT_MS } = deps;
   const { deliveryId } = job.data;
-  const claim = await claimDelivery(db, deliveryId, { leaseMs: attemptTimeoutMs + LEASE_SLACK_MS, lane });
+  const stored = <T>(work: () => Promise<T>): Promise<T> => patiently(deps.shutdown, work);
+  const leaseMs = attemptTimeoutMs + LEASE_SLACK_MS;
+  const claim = await stored(() => claimDelivery(db, deliveryId, { leaseMs, lane }));
   switch (claim.kind) {
     case 'none':
     case 'busy':
@@ -96,10 +99,8 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
   }
   const schedule = delivery.eventType === PING_EVENT ? [] : (deps.retryScheduleMs ?? RETRY_SCHEDULE_MS);
   const due = attempt.ok || attempt.final ? null : nextAttempt(delivery.attempts, attempt.retryAfterMs, schedule);
-  const ended = await endAttempt(db, delivery, attempt, {
-    nextAttemptAt: due,
-    disableAfterMs: config.webhookDisableAfterDays * DAY,
-  });
+  const disableAfterMs = config.webhookDisableAfterDays * DAY;
+  const ended = await stored(() => endAttempt(db, delivery, attempt, { nextAttemptAt: due, disableAfterMs }));
   const facts = { deliveryId, attempt: delivery.attempts, httpStatus: attempt.httpStatus };
   metrics.deliverySeconds.observe(attempt.durationMs / 1000);
   if (attempt.ok) {

@@ -17,6 +17,7 @@ import {
   finishAnalysis as finishInStorage,
   type Outcome,
 } from '../storage/results.js';
+import { patiently } from './patience.js';
 import { allImagesFailed, IMAGE_INTERRUPTED } from './problems.js';
 import type { Queues } from './queues.js';
 import { toStored } from './stored-events.js';
@@ -31,14 +32,20 @@ export interface FinishDeps {
   readonly outgoing?: OutgoingOptions | undefined;
 }
 
+export interface FinishJobDeps extends FinishDeps {
+  readonly shutdown: AbortSignal;
+}
+
 /** May run twice: the first run's result stands, and its deliveries are enqueued again if they are still to be made. */
-export async function finishAnalysis(deps: FinishDeps, analysisId: string): Promise<void> {
-  const finished = await finishInStorage(deps.db, analysisId, {
-    conclude,
-    interrupted: IMAGE_INTERRUPTED,
-    eventsOf: (document) => eventsOf(document, deps.publicUrl),
-    reportsOf: (document) => (deps.outgoing === undefined ? [] : outgoingReports(document, deps.outgoing)),
-  });
+export async function finishAnalysis(deps: FinishJobDeps, analysisId: string): Promise<void> {
+  const finished = await patiently(deps.shutdown, () =>
+    finishInStorage(deps.db, analysisId, {
+      conclude,
+      interrupted: IMAGE_INTERRUPTED,
+      eventsOf: (document) => eventsOf(document, deps.publicUrl),
+      reportsOf: (document) => (deps.outgoing === undefined ? [] : outgoingReports(document, deps.outgoing)),
+    }),
+  );
   if (finished !== null) await announce(deps, finished);
 }
 

@@ -1,12 +1,13 @@
 /**
- * Sends HL7 v2 messages over MLLP (HL7's Minimal Lower Layer Protocol, release 1: 0x0B, message, 0x1C 0x0D) and reads their
- * acknowledgements. One connection, one message in flight. Why no library does this: docs/decisions/0033-mllp-of-our-own.md.
+ * Sends HL7 v2 messages over MLLP (HL7's Minimal Lower Layer Protocol) and waits for their acknowledgements. Frames, messages and
+ * which answer belongs to which message are `@medplum/hl7`'s; here are the socket, the time-outs and one message in flight at a
+ * time. What is left to the library and what is not: docs/decisions/0033-mllp-by-medplum.md.
  */
 import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
+import { Hl7Message } from '@medplum/core';
+import { Hl7Connection, type Hl7MessageEvent, ReturnAckCategory } from '@medplum/hl7';
 
-const START = 0x0b;
-const END = Buffer.from([0x1c, 0x0d]);
 const CONNECT_TIMEOUT_MS = 10_000;
 /** Interface engines and firewalls drop connections that say nothing for minutes, often without telling. */
 const IDLE_MS = 60_000;
@@ -31,8 +32,8 @@ export class MllpConnectionError extends Error {
 }
 
 export interface MllpSender {
-  /** What the receiver said about the message with this control id (MSH-10). Throws `MllpConnectionError`. */
-  send(message: string, controlId: string): Promise<AckCode>;
+  /** What the receiver said about the message, which has a control id (MSH-10). Throws `MllpConnectionError`. */
+  send(message: string): Promise<AckCode>;
   close(): void;
 }
 
@@ -41,10 +42,10 @@ export function createMllpSender(destination: MllpDestination, timeoutMs: number
   /** Sends wait here for the one before. */
   let last: Promise<unknown> = Promise.resolve();
 
-  async function sendNow(message: string, controlId: string): Promise<AckCode> {
+  async function sendNow(message: string): Promise<AckCode> {
     if (connection === null || connection.closed()) connection = await open(destination);
     try {
-      return await connection.exchange(message, controlId, timeoutMs);
+      return await connection.exchange(message, timeoutMs);
     } catch (error) {
       // A late answer must not be taken for that of the next message.
       connection.destroy();
@@ -54,8 +55,8 @@ export function createMllpSender(destination: MllpDestination, timeoutMs: number
   }
 
   return {
-    send: (message, controlId) => {
-      const sent = last.then(() => sendNow(message, controlId));
+    send: (message) => {
+      const sent = last.then(() => sendNow(message));
       last = sent.catch(() => undefined);
       return sent;
     },
@@ -64,7 +65,7 @@ export function createMllpSender(destination: MllpDestination, timeoutMs: number
 }
 
 interface Connection {
-  exchange(message: string, controlId: string, timeoutMs: number): Promise<AckCode>;
+  exchange(message: string, timeoutMs: number): Promise<AckCode>;
   closed(): boolean;
   destroy(): void;
 }
@@ -94,49 +95,57 @@ async function open({ host, port, tls, ca }: MllpDestination): Promise<Connectio
 }
 
 function connectionOf(socket: Socket): Connection {
-  const frames = createFrames();
-  let onFrame: (frame: string) => void = () => undefined;
   let onLost: (reason: string) => void = () => undefined;
   const lost = (reason: string): void => {
     socket.destroy();
     onLost(reason);
   };
+  // Counted before the library sees the bytes: it keeps whatever comes until a message is whole.
+  let unread = 0;
+  socket.on('data', (chunk: Buffer) => {
+    unread += chunk.length;
+    if (unread > LARGEST_ANSWER_BYTES) lost('the answer is too large');
+  });
+  const mllp = new Hl7Connection(socket);
+  mllp.addEventListener('message', () => {
+    unread = 0;
+  });
   socket.setKeepAlive(true, IDLE_MS);
   socket.setNoDelay(true);
   socket.setTimeout(IDLE_MS);
   // Only while nothing is under way: an answer has a time-out of its own.
   socket.on('timeout', () => socket.destroy());
-  socket.on('data', (chunk) => {
-    for (const frame of frames.push(chunk)) onFrame(frame);
-    if (frames.pendingBytes() > LARGEST_ANSWER_BYTES) lost('the answer is too large');
-  });
   // A peer that has closed its side will answer nothing more.
   socket.on('end', () => lost('the receiver closed the connection before it answered'));
   socket.on('close', () => lost('the connection was closed before the receiver answered'));
   socket.on('error', (error: NodeJS.ErrnoException) => lost(error.code ?? error.message));
 
   return {
-    exchange: async (message, controlId, timeoutMs) => {
+    exchange: async (text, timeoutMs) => {
+      const message = Hl7Message.parse(text);
       socket.setTimeout(0);
       let timer: NodeJS.Timeout | undefined;
+      let onAnswer: (event: Hl7MessageEvent) => void = () => undefined;
       try {
-        return await new Promise<AckCode>((resolve, reject) => {
+        const answer = await new Promise<Hl7Message>((resolve, reject) => {
           onLost = (reason) => reject(new MllpConnectionError(reason));
-          onFrame = (frame) => {
-            const ack = readAck(frame);
-            // Some receivers leave out which message they mean; there is only one.
-            if (ack !== null && (ack.controlId === controlId || ack.controlId === '')) resolve(ack.code);
+          // Some receivers leave out which message they mean (MSA-2); there is only one.
+          onAnswer = (event) => {
+            if (msa(event.message, 1) !== '' && msa(event.message, 2) === '') resolve(event.message);
           };
+          mllp.addEventListener('message', onAnswer);
+          // The library's own time-out outlives the answer, and would hit the same message when it is sent again.
           timer = setTimeout(
             () => reject(new MllpConnectionError(`no acknowledgement in ${timeoutMs / 1000} s`)),
             timeoutMs,
           );
-          socket.write(Buffer.concat([Buffer.from([START]), Buffer.from(message, 'utf8'), END]));
+          mllp.sendAndWait(message, { returnAck: ReturnAckCategory.FIRST }).then(resolve, reject);
         });
+        return ackCode(answer);
       } finally {
         clearTimeout(timer);
+        mllp.removeEventListener('message', onAnswer);
         onLost = () => undefined;
-        onFrame = () => undefined;
         socket.setTimeout(IDLE_MS);
       }
     },
@@ -145,42 +154,15 @@ function connectionOf(socket: Socket): Connection {
   };
 }
 
-/** Cuts a stream into blocks, wherever the network cut it: several in one chunk, or one in many. */
-export function createFrames(): { push(chunk: Buffer): string[]; pendingBytes(): number } {
-  let pending = Buffer.alloc(0);
-  return {
-    push: (chunk) => {
-      pending = Buffer.concat([pending, chunk]);
-      const frames: string[] = [];
-      for (;;) {
-        const start = pending.indexOf(START);
-        // What stands before a block is no message.
-        if (start < 0) {
-          pending = Buffer.alloc(0);
-          return frames;
-        }
-        const end = pending.indexOf(END, start);
-        if (end < 0) {
-          pending = pending.subarray(start);
-          return frames;
-        }
-        frames.push(pending.subarray(start + 1, end).toString('utf8'));
-        pending = pending.subarray(end + END.length);
-      }
-    },
-    pendingBytes: () => pending.length,
-  };
+/** Field of the answer's MSA segment; '' where there is none. */
+function msa(answer: Hl7Message, field: number): string {
+  return answer.getSegment('MSA')?.getField(field)?.toString().trim() ?? '';
 }
 
-/** MSA-1 and MSA-2 of an acknowledgement; null for anything else. */
-export function readAck(frame: string): { readonly code: AckCode; readonly controlId: string } | null {
-  const segments = frame.split(/[\r\n]+/);
-  if (segments[0]?.startsWith('MSH') !== true) return null;
-  const separator = segments[0].charAt(3);
-  const [, code = '', controlId = ''] =
-    segments.find((one) => one.startsWith(`MSA${separator}`))?.split(separator) ?? [];
-  const known = code.trim().toUpperCase();
-  return isAckCode(known) ? { code: known, controlId: controlId.trim() } : null;
+function ackCode(answer: Hl7Message): AckCode {
+  const code = msa(answer, 1).toUpperCase();
+  if (!isAckCode(code)) throw new MllpConnectionError('the acknowledgement has no code of table 0008 in MSA-1');
+  return code;
 }
 
 function isAckCode(code: string): code is AckCode {

@@ -1,14 +1,14 @@
 /** Why an image or an analysis fails in the jobs. Codes are problem slugs: part of the public API, never renamed. */
 import type { StoredProblem } from '../storage/documents.js';
 
-/** Runs of one image that may be cut off (a crash, a kill) before it is given up as the likely cause. */
+/** Runs of one image that may be cut off (a crash, a kill) before it is given up as the likely cause; all but the first run apart. */
 export const MAX_IMAGE_RUNS = 3;
 
 export const IMAGE_INTERRUPTED: StoredProblem = {
   code: 'image-interrupted',
   title: 'The analysis of the image was cut off again and again',
   detail:
-    `The worker ended ${MAX_IMAGE_RUNS} times while it analysed this image, perhaps for want of memory. ` +
+    `A thread or process of the worker ended ${MAX_IMAGE_RUNS} times while it analysed this image, perhaps for want of memory. ` +
     'Send it again at a lower resolution or in tiles, and look at the log of the worker.',
 };
 

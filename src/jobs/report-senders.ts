@@ -12,7 +12,7 @@ export function hl7Sender(destination: MllpDestination, timeoutMs: number): Repo
     timeoutMs: timeoutMs + 10_000,
     send: async ({ body }) => {
       try {
-        const code = await mllp.send(body, messageControlId(body));
+        const code = await mllp.send(body);
         // Chapter 2.9.2: an error is about the message, a rejection about the receiver's state or the header.
         if (code === 'AA' || code === 'CA') return { outcome: 'accepted', answer: code };
         return { outcome: code === 'AE' || code === 'CE' ? 'refused' : 'later', answer: code };
@@ -22,11 +22,6 @@ export function hl7Sender(destination: MllpDestination, timeoutMs: number): Repo
     },
     close: () => mllp.close(),
   };
-}
-
-/** MSH-10: the ninth field behind `MSH`, because MSH-1 is the separator itself. */
-function messageControlId(message: string): string {
-  return message.slice(0, message.indexOf('\r')).split('|')[9] ?? '';
 }
 
 export interface FhirServer {

@@ -9,6 +9,8 @@ import { removeAuditOlderThan } from '../storage/audit.js';
 import { overdueDeliveries } from '../storage/deliveries.js';
 import { removeOldTraces } from '../storage/events.js';
 import { removeKeysOlderThan } from '../storage/idempotency.js';
+import { removeUnreferencedObjects } from '../storage/image-objects.js';
+import { ObjectStoreError } from '../storage/object-store.js';
 import { removePartOlderThan } from '../storage/removal.js';
 import { overdueReports, type ReportChannel } from '../storage/reports.js';
 import { openAnalyses, removeOlderThan, withSweepLock } from '../storage/upkeep.js';
@@ -65,6 +67,7 @@ export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promis
       reports: await reenqueueReports(deps, options.overdueMs ?? OVERDUE_MS),
       ...(await purge(deps)),
     };
+    await removeObjects(deps);
     await removeOldTraces(deps.db, TRACE_DAYS);
     if (report.removed > 0) deps.metrics.removed.inc(report.removed);
     if (Object.values(report).some((count) => count > 0)) deps.log.info(report, 'sweep');
@@ -82,6 +85,16 @@ async function purge({ db, queues, config }: SweepDeps): Promise<Pick<SweepRepor
   await removeKeysOlderThan(db, config.idempotencyHours);
   if (retentionAuditDays !== 0) await removeAuditOlderThan(db, retentionAuditDays);
   return { removed: removed.length, thinned: withoutImages.length + withoutMasks.length };
+}
+
+/** After all else: a store that is away holds nothing up, and what is due stays due. */
+async function removeObjects({ db, log }: SweepDeps): Promise<void> {
+  try {
+    await removeUnreferencedObjects(db);
+  } catch (error) {
+    if (!(error instanceof ObjectStoreError)) throw error;
+    log.warn({ reason: error.message }, 'objects that are due could not be removed; the next sweep tries again');
+  }
 }
 
 async function expire(deps: SweepDeps): Promise<number> {

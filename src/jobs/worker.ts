@@ -9,7 +9,7 @@ import type { OutgoingOptions } from '../reporting/outgoing.js';
 import type { Database } from '../storage/database.js';
 import type { ReportChannel } from '../storage/reports.js';
 import type { Sealer } from '../storage/sealing.js';
-import type { Vision } from '../vision/index.js';
+import type { ApartVision } from '../vision/apart.js';
 import { analyzeImage } from './analyze-image.js';
 import { type DeliverDeps, deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
@@ -31,7 +31,7 @@ export interface WorkerDeps {
   readonly config: SweepDeps['config'] & DeliverDeps['config'] & Pick<Config, 'workerConcurrency' | 'publicUrl'>;
   readonly db: Database;
   readonly queues: Queues;
-  readonly vision: Pick<Vision, 'analyze' | 'model'>;
+  readonly vision: Pick<ApartVision, 'analyze' | 'model'>;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly webhookSecret: string;
@@ -68,7 +68,9 @@ export function startWorker(deps: WorkerDeps): JobWorker {
     queues.work('leukodiff-images', config.workerConcurrency, (job) =>
       analyzeImage({ ...deps, shutdown: shutdown.signal }, job),
     ),
-    queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) => finishAnalysis(finishing, job.data.analysisId)),
+    queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) =>
+      finishAnalysis({ ...finishing, shutdown: shutdown.signal }, job.data.analysisId),
+    ),
     queues.work('leukodiff-deliveries', DELIVERY_CONCURRENCY, (job, token) =>
       deliver(delivering, 'prompt', job, token),
     ),

@@ -3,7 +3,7 @@
  * revision of a result always gives the same bytes. What the order named only by an identifier (patient, order) is
  * referred to by that identifier, because those resources are the LIS's.
  */
-import { type Figure, methodOf, type Report } from './figures.js';
+import { type Figure, methodOf, modelsOf, namesOf, type Report } from './figures.js';
 import type { FigureProfile, SiteProfile } from './site-profile.js';
 
 export interface FhirResource {
@@ -208,7 +208,7 @@ function entriesOf(report: Report, { profile, publicUrl }: FhirOptions): BundleE
           who:
             analysis.model === null
               ? { display: 'Leukodiff' }
-              : { ...reference('device'), display: `${analysis.model.name} ${analysis.model.version}` },
+              : { ...reference('device'), display: namesOf(modelsOf(analysis)) },
         },
         ...optionalList(signer).map((who) => ({
           type: coded('provenance-participant-type', 'verifier', 'Verifier'),
@@ -216,7 +216,7 @@ function entriesOf(report: Report, { profile, publicUrl }: FhirOptions): BundleE
         })),
       ],
       entity: [
-        ...optionalList(analysis.model).map((model) => ({
+        ...modelsOf(analysis).map((model) => ({
           role: 'source',
           what: {
             identifier: { system: SHA256_SYSTEM, value: model.sha256 },

@@ -5,6 +5,12 @@ import type { Review } from '../hematology/review-rules.js';
 import type { Verification } from '../hematology/verification.js';
 import type { FigureKey, FigureProfile, SiteProfile } from './site-profile.js';
 
+export interface ReportedModel {
+  readonly name: string;
+  readonly version: string;
+  readonly sha256: string;
+}
+
 /** What reports are made from; a completed `AnalysisDocument` of storage fits. */
 export interface ReportedAnalysis {
   readonly id: string;
@@ -15,13 +21,15 @@ export interface ReportedAnalysis {
   readonly collectedAt: string | null;
   readonly createdAt: string;
   readonly completedAt: string | null;
-  readonly model: { readonly name: string; readonly version: string; readonly sha256: string } | null;
+  readonly model: ReportedModel | null;
   readonly images: readonly {
     readonly index: number;
     readonly status: string;
     readonly sha256: string;
     readonly width: number | null;
     readonly height: number | null;
+    /** Absent in results of versions that did not keep it. */
+    readonly model?: ReportedModel | null;
   }[];
   readonly differential: Differential | null;
   readonly review: Review | null;
@@ -49,6 +57,19 @@ export interface Report {
   readonly verification: Verification;
   readonly completedAt: string;
   readonly figures: readonly Figure[];
+}
+
+/** Every model that had a part in the result: during an update the images of one order may meet different ones. */
+export function modelsOf({ model, images }: ReportedAnalysis): readonly ReportedModel[] {
+  const all = [...images.map((image) => image.model ?? null), model].filter((one) => one !== null);
+  return all.filter(
+    ({ sha256, version }, n) => all.findIndex((one) => one.sha256 === sha256 && one.version === version) === n,
+  );
+}
+
+/** As a reader sees them: "sg-cldff 1.2.0, sg-cldff 1.3.0". */
+export function namesOf(models: readonly ReportedModel[]): string {
+  return models.map(({ name, version }) => `${name} ${version}`).join(', ');
 }
 
 /** @throws RangeError for an analysis without a result */

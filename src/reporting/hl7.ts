@@ -4,7 +4,7 @@
  */
 import { REVIEW_CODES } from '../hematology/review-rules.js';
 import type { ReportStatus } from '../hematology/verification.js';
-import { type Figure, methodOf, type Report } from './figures.js';
+import { type Figure, methodOf, modelsOf, namesOf, type Report } from './figures.js';
 import type { FigureProfile, SiteProfile } from './site-profile.js';
 
 const SEGMENT_END = '\r';
@@ -57,7 +57,7 @@ export function hl7Message(report: Report, profile: SiteProfile): string {
       undefined,
       signer === undefined ? undefined : [signer],
       [method.code, method.text, hl7.codingSystem],
-      analysis.model === null ? undefined : [`${analysis.model.name} ${analysis.model.version}`],
+      analysis.model === null ? undefined : [namesOf(modelsOf(analysis))],
       timestamp(completedAt),
     ]);
 

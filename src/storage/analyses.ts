@@ -15,6 +15,7 @@ import type {
 } from './documents.js';
 import type { Prisma } from './generated/client.js';
 import { isUuid, uuidv7 } from './ids.js';
+import { storeObject } from './image-objects.js';
 import { lastId, type Page, pageOf } from './paging.js';
 import { nextTurn } from './turns.js';
 
@@ -74,11 +75,12 @@ export async function createAnalysis(
   laboratory: string,
   input: NewAnalysis & { readonly images: readonly NewImage[] },
 ): Promise<CreatedAnalysis> {
-  return inTransaction(db.pool, (client) => insertAnalysis(client, laboratory, input));
+  return inTransaction(db.pool, (client) => insertAnalysis(db, client, laboratory, input));
 }
 
 /** The same within a transaction. */
 export async function insertAnalysis(
+  db: Database,
   client: pg.PoolClient,
   laboratory: string,
   input: NewAnalysis & { readonly images: readonly NewImage[] },
@@ -142,11 +144,15 @@ export async function insertAnalysis(
         laboratory,
       ],
     );
-    await client.query('INSERT INTO image_files (analysis_id, image_index, bytes) VALUES ($1, $2, $3)', [
-      id,
-      index,
-      bytes,
-    ]);
+    if (db.objects?.writable) {
+      await storeObject(db, db.objects.store, client, { analysisId: id, index, bytes });
+    } else {
+      await client.query('INSERT INTO image_files (analysis_id, image_index, bytes) VALUES ($1, $2, $3)', [
+        id,
+        index,
+        bytes,
+      ]);
+    }
   }
   return { id, createdAt: createdAt.toISOString(), turn };
 }
@@ -243,6 +249,7 @@ function toImageDocument(row: ImageRow, repeatOf: number | null): ImageDocument 
     quality: row.quality as ImageQuality | null,
     saliencyConsistency: row.saliencyConsistency,
     cellCount: row.cellCount,
+    model: row.model as ModelInfo | null,
     timingsMs: row.timingsMs as Record<string, number> | null,
     problem: row.problem as StoredProblem | null,
   };

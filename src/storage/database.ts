@@ -7,10 +7,12 @@ import { type Completions, createCompletions } from './completions.js';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgres.js';
 import { PrismaClient } from './generated/client.js';
 import { migrate } from './migrate.js';
+import type { ObjectStore } from './object-store.js';
 
 /** PostgreSQL 14 is the oldest that its makers still maintain, and more than the queue needs (13). */
 const MINIMUM_SERVER_VERSION = 140_000;
 const DEFAULT_POOL_SIZE = 10;
+const JOURNAL_POOL_SIZE = 2;
 
 export interface Database {
   readonly prisma: PrismaClient;
@@ -18,11 +20,24 @@ export interface Database {
   readonly url: string;
   readonly embedded: boolean;
   readonly completions: Completions;
+  /** Where posted images lie that do not lie in PostgreSQL; null: there is no such place. */
+  readonly objects: ImageObjects | null;
+  /**
+   * For what must stand although the transaction beside it fails: a pool of its own, so that nobody who holds a connection
+   * waits for a second one of the same pool.
+   */
+  readonly journal: pg.Pool;
   /** Resolves with the reason when the embedded server ends by itself; never for a server of its own. */
   readonly died: Promise<string>;
   /** Rejects when the database does not answer. */
   ping(): Promise<void>;
   close(): Promise<void>;
+}
+
+export interface ImageObjects {
+  readonly store: ObjectStore;
+  /** Whether new images go there; those that are there already are read in any case. */
+  readonly writable: boolean;
 }
 
 export interface DatabaseOptions {
@@ -31,6 +46,8 @@ export interface DatabaseOptions {
   readonly dataDir: string;
   readonly log: Logger;
   readonly poolSize?: number;
+  /** Closed with the database. */
+  readonly objects?: ImageObjects | null;
   /** Default true. Several processes may do it at once. */
   readonly migrate?: boolean;
 }
@@ -48,12 +65,40 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
 }
 
 async function open(url: string, embedded: EmbeddedPostgres | null, options: DatabaseOptions): Promise<Database> {
-  const { log } = options;
+  const { log, objects = null } = options;
   await refuseUnusable(url);
   if (options.migrate ?? true) await migrate(url, log);
+  const pool = openPool(url, options.poolSize ?? DEFAULT_POOL_SIZE, log);
+  const journal = openPool(url, JOURNAL_POOL_SIZE, log);
+  const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
+  const completions = createCompletions(url, log);
+  return {
+    prisma,
+    pool,
+    journal,
+    objects,
+    url,
+    embedded: embedded !== null,
+    completions,
+    died: embedded?.died ?? new Promise<string>(() => undefined),
+    ping: async () => {
+      await pool.query('SELECT 1');
+    },
+    close: async () => {
+      await completions.close();
+      await prisma.$disconnect();
+      for (const each of [pool, journal]) if (!each.ended) await each.end();
+      objects?.store.close();
+      await embedded?.stop();
+    },
+  };
+}
+
+/** Opens no connection before it is asked for one. */
+function openPool(url: string, max: number, log: Logger): pg.Pool {
   const pool = new pg.Pool({
     connectionString: url,
-    max: options.poolSize ?? DEFAULT_POOL_SIZE,
+    max,
     // pg waits for ever by default; a pool that is used up for this long is an outage, not a queue.
     connectionTimeoutMillis: 10_000,
     idleTimeoutMillis: 30_000,
@@ -66,25 +111,7 @@ async function open(url: string, embedded: EmbeddedPostgres | null, options: Dat
   // A connection that is lost while it is lent has no listener of the pool's: without one it would end the process.
   // Whoever has it learns of the loss from its next query.
   pool.on('connect', (client) => client.on('error', () => undefined));
-  const prisma = new PrismaClient({ adapter: new PrismaPg(pool) });
-  const completions = createCompletions(url, log);
-  return {
-    prisma,
-    pool,
-    url,
-    embedded: embedded !== null,
-    completions,
-    died: embedded?.died ?? new Promise<string>(() => undefined),
-    ping: async () => {
-      await pool.query('SELECT 1');
-    },
-    close: async () => {
-      await completions.close();
-      await prisma.$disconnect();
-      if (!pool.ended) await pool.end();
-      await embedded?.stop();
-    },
-  };
+  return pool;
 }
 
 /** Says in words why a server cannot be used, before anything is built on it. */

@@ -73,6 +73,8 @@ export interface ImageDocument {
   readonly saliencyConsistency: number | null;
   /** Cells of every class; null until the image was analysed. */
   readonly cellCount: number | null;
+  /** The model that analysed it: during an update workers use different ones. Null until it was; absent in older results. */
+  readonly model?: ModelInfo | null;
   /** Stage durations in milliseconds; null until the image was analysed. */
   readonly timingsMs: Readonly<Record<string, number>> | null;
   /** Only on a failed image. */
@@ -85,6 +87,7 @@ export interface AnalysisDocument extends OrderDocument {
   readonly createdAt: string;
   readonly startedAt: string | null;
   readonly completedAt: string | null;
+  /** The last image's; `images[].model` names each one's. */
   readonly model: ModelInfo | null;
   readonly images: readonly ImageDocument[];
   readonly differential: Differential | null;

@@ -51,7 +51,7 @@ export async function createAnalysisOnce(
       if (!first.fingerprint.equals(fingerprint)) return { outcome: 'other-order' };
       return first.exists ? { outcome: 'replayed', id: first.analysisId } : { outcome: 'deleted' };
     }
-    const created = await insertAnalysis(client, laboratory, input);
+    const created = await insertAnalysis(db, client, laboratory, input);
     await client.query(
       `INSERT INTO idempotency_keys (laboratory, key_hash, fingerprint, analysis_id) VALUES ($1, $2, $3, $4)
        ON CONFLICT (laboratory, key_hash)

@@ -3,6 +3,7 @@ import type { CellType } from '../hematology/cell-types.js';
 import type { Box, CellFlag } from '../vision/types.js';
 import type { Database } from './database.js';
 import { formatCellId, isUuid } from './ids.js';
+import { ObjectStoreError } from './object-store.js';
 
 export interface StoredImageFile {
   readonly filename: string;
@@ -17,8 +18,20 @@ export interface StoredImageFile {
  */
 const PIECE_BYTES = 8 * 1024 * 1024;
 
-/** The posted bytes of one image, whosever it is: for the jobs. Null when it is gone. */
+/** The posted bytes of one image, whosever it is: for the jobs. Null when it is gone. Throws `ObjectStoreError`. */
 export async function readImageBytes(db: Database, id: string, index: number): Promise<Buffer | null> {
+  const { rows } = await db.pool.query<{ key: string | null }>(
+    'SELECT object_key AS key FROM image_files WHERE analysis_id = $1 AND image_index = $2',
+    [id, index],
+  );
+  const [file] = rows;
+  if (file === undefined) return null;
+  if (file.key === null) return readPieces(db, id, index);
+  if (db.objects === null) throw new ObjectStoreError('the image lies in S3, and S3_BUCKET is not set');
+  return db.objects.store.get(file.key);
+}
+
+async function readPieces(db: Database, id: string, index: number): Promise<Buffer | null> {
   const pieces: Buffer[] = [];
   for (let start = 1; ; start += PIECE_BYTES) {
     const { rows } = await db.pool.query<{ piece: Buffer }>(

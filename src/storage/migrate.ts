@@ -14,9 +14,13 @@ const MIGRATION_LOCK = 0x4c45554b;
 /** Where the migrations lie, seen from both `src/storage` and `dist/storage`. */
 export const MIGRATIONS_DIR = fileURLToPath(new URL('../../prisma/migrations', import.meta.url));
 
+/** After the time stamp in the name of a migration that older versions cannot live with. */
+const BREAKING = /^\d+_breaking_/;
+
 /**
- * Applies the migrations that `databaseUrl` lacks and returns their names. Throws `ExpectedError` when the history
- * does not fit: a migration failed before, or the database was migrated by a newer version.
+ * Applies the migrations that `databaseUrl` lacks and returns their names. A database that a newer version migrated is
+ * used as it is: migrations add, and those that take something away say so by their name. Throws `ExpectedError` when
+ * the history does not fit: a migration failed before, or a newer one breaks this version.
  */
 export async function migrate(
   databaseUrl: string,
@@ -49,9 +53,17 @@ export async function migrate(
             'repair it by hand and mark the migration with `npx prisma migrate resolve`.',
         );
       }
-      if (diagnosis.history !== null && diagnosis.history.diagnostic !== 'databaseIsBehind') {
+      const { history } = diagnosis;
+      if (
+        history?.diagnostic === 'migrationsDirectoryIsBehind' &&
+        !history.unpersistedMigrationNames.some(isBreaking)
+      ) {
+        log.warn({ migrations: history.unpersistedMigrationNames }, 'a newer version has migrated the database');
+        return [];
+      }
+      if (history !== null && history.diagnostic !== 'databaseIsBehind') {
         throw new ExpectedError(
-          `The database was migrated by another version of Leukodiff (${diagnosis.history.unpersistedMigrationNames.join(', ')}). ` +
+          `The database was migrated by another version of Leukodiff (${history.unpersistedMigrationNames.join(', ')}). ` +
             'Run that version or a newer one.',
         );
       }
@@ -66,6 +78,10 @@ export async function migrate(
     // Ending the connection also releases the lock.
     await holder.end();
   }
+}
+
+function isBreaking(name: string): boolean {
+  return BREAKING.test(name);
 }
 
 /** The usual case at start, answered by one query: instantiating the engine costs a good part of a second. */

@@ -25,7 +25,7 @@ export interface CellAnswer {
 
 export type RunCells = (input: CellsInput) => Promise<CellsOutput>;
 
-/** Crops in one run; larger batches gain nothing on a CPU and keep others waiting. */
+/** Crops that go to the networks together; the pool may put those of other images beside them. */
 const BATCH = 16;
 /** Batches on their way at once: one at the network, one being cut. More would only hold memory. */
 const IN_FLIGHT = 2;
@@ -107,19 +107,17 @@ async function inferBatch(batch: readonly Place[], context: Context): Promise<Ce
   const windows = batch.map(
     ({ x, y }): Box => ({ x: x - sidePx / 2, y: y - sidePx / 2, width: sidePx, height: sidePx }),
   );
-  const crops = new Uint8Array(batch.length * pixels * 3);
-  const prior = new Float32Array(batch.length * pixels);
+  const crops = new Uint8Array(new SharedArrayBuffer(batch.length * pixels * 3));
+  const prior = new Float32Array(new SharedArrayBuffer(batch.length * pixels * Float32Array.BYTES_PER_ELEMENT));
   for (const [i, window] of windows.entries()) {
     sampleWindow(image, window, size, crops.subarray(i * pixels * 3, (i + 1) * pixels * 3));
     sampleMap(located.saliency, window, size, prior.subarray(i * pixels, (i + 1) * pixels));
     await nextTurn();
   }
-  // The run takes the buffers away; the crops are part of the result.
-  const kept = crops.slice();
   const output = await run({ kind: 'cells', count: batch.length, crops, prior });
   const answers: CellAnswer[] = [];
   for (const [i, window] of windows.entries()) {
-    const answer = describe(i, window, kept, output, image, manifest);
+    const answer = describe(i, window, crops, output, image, manifest);
     if (answer !== undefined) answers.push(answer);
     await nextTurn();
   }
@@ -153,6 +151,7 @@ function describe(
     attributes: part(output.attributes, attributeWidth(manifest)),
     reject,
     window,
+    // A copy, which is not in shared memory any longer.
     crop: { width: size, height: size, data: crops.slice(i * size * size * 3, (i + 1) * size * size * 3) },
     cam: toGrey(camSize, camSize, part(output.cam, camSize * camSize)),
   };

@@ -27,7 +27,12 @@ export class ExecutionProviderError extends Error {
   override readonly name = 'ExecutionProviderError';
 }
 
-/** An inference job was lost: its worker thread crashed, the model refused the input, or the pool is closed. */
+/** The run was cut off by a crash of the thread or the process that it ran in, perhaps because of the image. */
+export class AnalysisCrashedError extends Error {
+  override readonly name = 'AnalysisCrashedError';
+}
+
+/** An inference job was lost: the model refused the input, or the pool is closed or broken. */
 export class InferenceError extends Error {
   override readonly name = 'InferenceError';
 }

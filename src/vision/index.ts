@@ -6,7 +6,7 @@
 import { type CellAnswer, inferCells } from './cells.js';
 import { imageConsistency } from './consistency.js';
 import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
-import { createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
+import { type BatchReport, createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
 import { type Located, locateCells } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
@@ -17,8 +17,8 @@ import { estimateScale } from './scale.js';
 import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from './types.js';
 
 export type { DecodeLimits } from './decode.js';
-export { ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
-export type { InferenceObserver } from './infer.js';
+export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
+export type { BatchReport, InferenceObserver } from './infer.js';
 export * from './render.js';
 export type * from './types.js';
 
@@ -36,8 +36,14 @@ export interface VisionOptions {
   readonly executionProvider: ExecutionProvider;
   /** CPU threads for inference, all workers together; at least 1. */
   readonly threads: number;
-  /** Worker threads, each with both networks loaded; default 1. */
+  /** Worker threads, each with both networks loaded; default: the rule in sizing.ts. */
   readonly workers?: number;
+  /** Most crops in one run of the cells network; default 16 on a processor, 64 on a GPU. */
+  readonly batchCrops?: number;
+  /** How long crops may wait for those of other images, in milliseconds; default 0: only what waits already shares a run. */
+  readonly batchDelayMs?: number;
+  /** Called after every run of the cells network, also those that failed and are repeated. */
+  readonly onBatch?: (report: BatchReport) => void;
   readonly limits?: DecodeLimits;
   readonly onLog?: (entry: VisionLogEntry) => void;
   readonly observer?: InferenceObserver;
@@ -52,10 +58,12 @@ export interface AnalyzeOptions {
 
 export interface Vision {
   readonly model: ModelInfo;
+  /** Resolves with the reason when inference is not possible any more and only a new process can help. */
+  readonly died: Promise<string>;
   /**
    * Finds and describes the cells of an image. Deterministic for the same bytes, model and provider.
-   * Rejects with UndecodableImageError (the image), RangeError (micronsPerPixel), InferenceError (a crashed thread; the
-   * same call may succeed again) or the signal's reason.
+   * Rejects with UndecodableImageError (the image), RangeError (micronsPerPixel), AnalysisCrashedError (a thread or process
+   * ended over it), InferenceError (the same call may succeed again) or the signal's reason.
    */
   analyze(bytes: Uint8Array, options?: AnalyzeOptions): Promise<ImageAnalysis>;
   /** Ends the worker threads; pending analyses reject with InferenceError. */
@@ -76,12 +84,16 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
     executionProvider: options.executionProvider,
     threads: options.threads,
     ...(options.workers === undefined ? {} : { workers: options.workers }),
+    ...(options.batchCrops === undefined ? {} : { batchCrops: options.batchCrops }),
+    ...(options.batchDelayMs === undefined ? {} : { batchDelayMs: options.batchDelayMs }),
+    ...(options.onBatch === undefined ? {} : { onBatch: options.onBatch }),
     ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
     ...(options.observer === undefined ? {} : { observer: options.observer }),
   });
   const { manifest } = model;
   const limits = options.limits ?? DEFAULT_DECODE_LIMITS;
   return {
+    died: pool.died,
     model: {
       name: manifest.name,
       version: manifest.version,

@@ -1,4 +1,7 @@
-/** What the pool and its worker threads say to each other. Typed arrays are transferred, never copied. */
+/**
+ * What the pool and its worker threads say to each other. Fields and answers are transferred; crops lie in memory that both
+ * sides see, so that the pool can give them to another run when one fails.
+ */
 import type { Manifest, SessionSignature } from './manifest.js';
 
 /** One RGB field of the saliency network's scale, sides multiples of manifest.saliency.multipleOf. */
@@ -24,10 +27,16 @@ export interface FieldOutput {
 export interface CellsInput {
   readonly kind: 'cells';
   readonly count: number;
-  /** count × size × size × 3 */
-  readonly crops: Uint8Array<ArrayBuffer>;
+  /** count × size × size × 3; not to be written to until the answer is there. */
+  readonly crops: Uint8Array<SharedArrayBuffer>;
   /** count × size × size */
-  readonly prior: Float32Array<ArrayBuffer>;
+  readonly prior: Float32Array<SharedArrayBuffer>;
+}
+
+/** Crops of one or several jobs, for one run. */
+export interface CellsBatch {
+  readonly kind: 'batch';
+  readonly inputs: readonly CellsInput[];
 }
 
 export interface CellsOutput {
@@ -47,7 +56,6 @@ export interface CellsOutput {
   readonly reject: Float32Array<ArrayBuffer>;
 }
 
-export type InferenceInput = FieldInput | CellsInput;
 export type InferenceOutput = FieldOutput | CellsOutput;
 
 export interface WorkerConfig {
@@ -56,12 +64,17 @@ export interface WorkerConfig {
   readonly cellsPath: string;
   readonly executionProvider: 'auto' | 'cuda' | 'cpu';
   readonly intraOpThreads: number;
+  /** Most crops in one run; undefined: what suits the provider. */
+  readonly batchCrops: number | undefined;
 }
 
-export interface JobMessage {
-  readonly id: number;
-  readonly input: InferenceInput;
-}
+/**
+ * To a thread. After `end` it finishes the run that goes on and exits by itself: a thread that is terminated while native code
+ * runs takes the whole process down (decision 0083).
+ */
+export type ThreadMessage =
+  | { readonly type: 'run'; readonly id: number; readonly input: FieldInput | CellsBatch }
+  | { readonly type: 'end' };
 
 export type WorkerMessage =
   | {
@@ -69,9 +82,17 @@ export type WorkerMessage =
       readonly executionProvider: 'cpu' | 'cuda';
       /** Why CUDA was not taken, where `auto` fell back. */
       readonly fallbackReason?: string;
+      /** Most crops that one run may hold. */
+      readonly batchCrops: number;
       readonly saliency: SessionSignature;
       readonly cells: SessionSignature;
     }
   | { readonly type: 'refused'; readonly reason: 'provider' | 'model'; readonly message: string }
-  | { readonly type: 'result'; readonly id: number; readonly output: InferenceOutput }
-  | { readonly type: 'error'; readonly id: number; readonly message: string };
+  | { readonly type: 'result'; readonly id: number; readonly output: InferenceOutput; readonly durationMs: number }
+  | {
+      readonly type: 'error';
+      readonly id: number;
+      readonly message: string;
+      readonly outOfMemory: boolean;
+      readonly durationMs: number;
+    };

@@ -1,15 +1,16 @@
 /**
  * A worker thread that holds both networks. onnxruntime-node's `run` blocks its thread for the whole inference, so it is
- * never called on the main thread. One job at a time; the pool queues.
+ * never called on the main thread. One run at a time; the pool queues.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { env, InferenceSession, Tensor } from 'onnxruntime-node';
+import { BATCH_CROPS, bucketOf, bucketsUpTo } from './batches.js';
 import type {
   CellsInput,
   CellsOutput,
   FieldInput,
   FieldOutput,
-  JobMessage,
+  ThreadMessage,
   WorkerConfig,
   WorkerMessage,
 } from './infer-messages.js';
@@ -23,6 +24,11 @@ const config = workerData as WorkerConfig;
 const { saliency: fieldSpec, cells: cellSpec } = config.manifest;
 
 const say = (message: WorkerMessage, transfer: ArrayBuffer[] = []): void => port.postMessage(message, transfer);
+/** Says why, and lets the thread end. */
+const refuse = (reason: 'provider' | 'model', message: string): void => {
+  say({ type: 'refused', reason, message });
+  port.close();
+};
 const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 interface Sessions {
@@ -52,12 +58,15 @@ function signature(session: InferenceSession): SessionSignature {
   return { inputs: tensors(session.inputMetadata), outputs: tensors(session.outputMetadata) };
 }
 
-/** The output as an array of its own: the session's buffers cannot be transferred. */
-function floats(outputs: InferenceSession.OnnxValueMapType, name: string): Float32Array<ArrayBuffer> {
+/** The first `share` of the output as an array of its own: the session's buffers cannot be transferred. */
+function floats(outputs: InferenceSession.OnnxValueMapType, name: string, share = 1): Float32Array<ArrayBuffer> {
   const data = outputs[name]?.data;
   if (!(data instanceof Float32Array)) throw new Error(`output "${name}" is not float32`);
-  return new Float32Array(data);
+  return new Float32Array(share === 1 ? data : data.subarray(0, Math.round(data.length * share)));
 }
+
+/** What ONNX Runtime and the libraries below it say when an allocation fails. */
+const OUT_OF_MEMORY = /out of memory|failed to allocate|alloc_failed|bad.?alloc/i;
 
 async function runField(sessions: Sessions, input: FieldInput): Promise<FieldOutput> {
   const field = new Tensor('uint8', input.rgb, [1, input.height, input.width, 3]);
@@ -72,21 +81,44 @@ async function runField(sessions: Sessions, input: FieldInput): Promise<FieldOut
   };
 }
 
-async function runCells(sessions: Sessions, input: CellsInput): Promise<CellsOutput> {
-  const { count } = input;
+/**
+ * One run over the crops of all inputs. They are copied side by side, which the runtime wants in any case: it does not take
+ * shared memory. Where there are buckets, the rest of the bucket stays empty.
+ */
+async function runCells(
+  sessions: Sessions,
+  inputs: readonly CellsInput[],
+  buckets: readonly number[],
+): Promise<CellsOutput> {
+  const { size } = cellSpec;
+  const count = inputs.reduce((sum, input) => sum + input.count, 0);
+  const padded = bucketOf(count, buckets);
+  const crops = new Uint8Array(padded * size * size * 3);
+  const prior = new Float32Array(padded * size * size);
+  let at = 0;
+  for (const input of inputs) {
+    // A shorter one would be taken for a picture that ends in black.
+    if (input.crops.length !== input.count * size * size * 3 || input.prior.length !== input.count * size * size) {
+      throw new Error(`an input for ${input.count} crops has another size`);
+    }
+    crops.set(input.crops, at * size * size * 3);
+    prior.set(input.prior, at * size * size);
+    at += input.count;
+  }
   const outputs = await sessions.cells.run({
-    [cellSpec.inputs.crops]: new Tensor('uint8', input.crops, [count, cellSpec.size, cellSpec.size, 3]),
-    [cellSpec.inputs.prior]: new Tensor('float32', input.prior, [count, cellSpec.size, cellSpec.size]),
+    [cellSpec.inputs.crops]: new Tensor('uint8', crops, [padded, size, size, 3]),
+    [cellSpec.inputs.prior]: new Tensor('float32', prior, [padded, size, size]),
   });
+  const values = (name: string): Float32Array<ArrayBuffer> => floats(outputs, name, count / padded);
   return {
     kind: 'cells',
     count,
-    probabilities: floats(outputs, cellSpec.outputs.probabilities),
-    segmentation: floats(outputs, cellSpec.outputs.segmentation),
-    cam: floats(outputs, cellSpec.outputs.cam),
-    consistency: floats(outputs, cellSpec.outputs.consistency),
-    attributes: floats(outputs, cellSpec.outputs.attributes),
-    reject: floats(outputs, cellSpec.outputs.reject),
+    probabilities: values(cellSpec.outputs.probabilities),
+    segmentation: values(cellSpec.outputs.segmentation),
+    cam: values(cellSpec.outputs.cam),
+    consistency: values(cellSpec.outputs.consistency),
+    attributes: values(cellSpec.outputs.attributes),
+    reject: values(cellSpec.outputs.reject),
   };
 }
 
@@ -102,8 +134,11 @@ const buffersOf = (output: FieldOutput | CellsOutput): ArrayBuffer[] =>
         output.reject.buffer,
       ];
 
-/** First runs allocate arenas and, on a GPU, search for kernels: better before the pool says it is ready. */
-async function warmUp(sessions: Sessions): Promise<void> {
+/**
+ * First runs allocate arenas and, on a GPU, search for kernels: better before the pool says it is ready. Returns the buckets
+ * that the memory has room for.
+ */
+async function warmUp(sessions: Sessions, buckets: readonly number[]): Promise<readonly number[]> {
   const side = Math.ceil(256 / fieldSpec.multipleOf) * fieldSpec.multipleOf;
   await runField(sessions, {
     kind: 'field',
@@ -112,28 +147,34 @@ async function warmUp(sessions: Sessions): Promise<void> {
     rgb: new Uint8Array(side * side * 3).fill(220),
   });
   const pixels = cellSpec.size * cellSpec.size;
-  await runCells(sessions, {
-    kind: 'cells',
-    count: 1,
-    crops: new Uint8Array(pixels * 3).fill(220),
-    prior: new Float32Array(pixels),
-  });
+  for (const [i, count] of (buckets.length === 0 ? [1] : buckets).entries()) {
+    const crops = new Uint8Array(new SharedArrayBuffer(count * pixels * 3)).fill(220);
+    const prior = new Float32Array(new SharedArrayBuffer(count * pixels * 4));
+    try {
+      await runCells(sessions, [{ kind: 'cells', count, crops, prior }], buckets);
+    } catch (error) {
+      if (i === 0 || !OUT_OF_MEMORY.test(reasonOf(error))) throw error;
+      return buckets.slice(0, i);
+    }
+  }
+  return buckets;
 }
 
 async function start(): Promise<void> {
   let sessions: Sessions | undefined;
   let executionProvider: 'cpu' | 'cuda' = 'cpu';
   let fallbackReason: string | undefined;
+  let buckets: readonly number[] = [];
   if (config.executionProvider !== 'cpu') {
     try {
       sessions = await openSessions('cuda');
-      await warmUp(sessions);
+      buckets = await warmUp(sessions, bucketsUpTo(config.batchCrops ?? BATCH_CROPS.cuda));
       executionProvider = 'cuda';
     } catch (error) {
       sessions = undefined;
       fallbackReason = reasonOf(error);
       if (config.executionProvider === 'cuda') {
-        say({ type: 'refused', reason: 'provider', message: fallbackReason });
+        refuse('provider', fallbackReason);
         return;
       }
     }
@@ -141,24 +182,36 @@ async function start(): Promise<void> {
   if (sessions === undefined) {
     try {
       sessions = await openSessions('cpu');
-      await warmUp(sessions);
+      await warmUp(sessions, []);
     } catch (error) {
-      say({ type: 'refused', reason: 'model', message: reasonOf(error) });
+      refuse('model', reasonOf(error));
       return;
     }
   }
   const loaded = sessions;
-  port.on('message', (job: JobMessage) => {
-    const run = job.input.kind === 'field' ? runField(loaded, job.input) : runCells(loaded, job.input);
+  port.on('message', (message: ThreadMessage) => {
+    if (message.type === 'end') {
+      // Nothing else keeps the thread: it exits when a run that goes on has ended.
+      port.close();
+      return;
+    }
+    const { id, input } = message;
+    const begun = performance.now();
+    const run = input.kind === 'field' ? runField(loaded, input) : runCells(loaded, input.inputs, buckets);
     run.then(
-      (output) => say({ type: 'result', id: job.id, output }, buffersOf(output)),
-      (error: unknown) => say({ type: 'error', id: job.id, message: reasonOf(error) }),
+      (output) => say({ type: 'result', id, output, durationMs: performance.now() - begun }, buffersOf(output)),
+      (error: unknown) => {
+        const reason = reasonOf(error);
+        const outOfMemory = OUT_OF_MEMORY.test(reason);
+        say({ type: 'error', id, message: reason, outOfMemory, durationMs: performance.now() - begun });
+      },
     );
   });
   say({
     type: 'ready',
     executionProvider,
     ...(fallbackReason === undefined ? {} : { fallbackReason }),
+    batchCrops: buckets.at(-1) ?? config.batchCrops ?? BATCH_CROPS.cpu,
     saliency: signature(loaded.saliency),
     cells: signature(loaded.cells),
   });

@@ -1,28 +1,49 @@
-/** A pool of worker threads that run the networks. Jobs queue here, each thread works on one at a time. */
+/**
+ * A pool of worker threads that run the networks. Jobs queue here; each thread does one run at a time. Crops of several jobs
+ * share a run when they wait together (docs/decisions/0070).
+ */
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { ExecutionProviderError, InferenceError, ModelError } from './errors.js';
+import { answerPart, joinAnswers, partOf } from './batches.js';
+import { AnalysisCrashedError, ExecutionProviderError, InferenceError, ModelError } from './errors.js';
 import type {
   CellsInput,
   CellsOutput,
   FieldInput,
   FieldOutput,
-  InferenceInput,
-  InferenceOutput,
-  JobMessage,
+  ThreadMessage,
   WorkerConfig,
   WorkerMessage,
 } from './infer-messages.js';
 import { checkSignatures, type Model } from './manifest.js';
+import { sizingFor } from './sizing.js';
+
+/** One run of the cells network. */
+export interface BatchReport {
+  readonly crops: number;
+  /** Inputs that shared the run. */
+  readonly inputs: number;
+  readonly durationMs: number;
+  /** What a run that did not complete held is run again: by halves, or each input alone. */
+  readonly outcome: 'completed' | 'failed' | 'out_of_memory';
+}
 
 export interface InferencePoolOptions {
   readonly model: Model;
   readonly executionProvider: 'auto' | 'cuda' | 'cpu';
   /** CPU threads of all workers together. */
   readonly threads: number;
+  /** Worker threads, each with both sessions; default: the rule in sizing.ts. */
   readonly workers?: number;
+  /** Most crops in one run; default: BATCH_CROPS of the provider. */
+  readonly batchCrops?: number;
+  /** How long crops may wait for others before they run without them; default 0: only what waits already shares a run. */
+  readonly batchDelayMs?: number;
+  readonly onBatch?: (report: BatchReport) => void;
   /** Another worker script, for tests that make one crash. */
   readonly workerUrl?: URL;
+  /** Default HUNG_MS. */
+  readonly hungMs?: number;
   readonly observer?: InferenceObserver;
   readonly onLog?: (entry: {
     level: 'info' | 'warn';
@@ -47,15 +68,29 @@ export interface InferenceObserver {
 
 export interface InferencePool {
   readonly executionProvider: 'cpu' | 'cuda';
-  /** The input's buffers are transferred: unusable for the caller afterwards. Rejects with InferenceError. */
+  /** Resolves with the reason when no thread can be kept running; never after `close`. */
+  readonly died: Promise<string>;
+  /**
+   * The input's buffer is transferred: unusable for the caller afterwards. Rejects with AnalysisCrashedError when the
+   * thread ended over it, otherwise with InferenceError.
+   */
   field(input: FieldInput, signal?: AbortSignal): Promise<FieldOutput>;
+  /** The input stays the caller's. Rejects with InferenceError. */
   cells(input: CellsInput, signal?: AbortSignal): Promise<CellsOutput>;
+  /** Rejects all jobs at once; resolves when the runs that go on have ended and every thread has exited. */
   close(): Promise<void>;
 }
 
-/** A thread that crashes is replaced, but not for ever: 5 within 60 s mean that something is wrong that stays wrong. */
-const MAX_RESTARTS = 5;
-const RESTART_WINDOW_MS = 60_000;
+/**
+ * A thread that ends over a job is replaced, however often: it is the job that is to be given up. One that ends without a
+ * job, or cannot start (which runs both networks once), is not: 5 within 60 s mean that something is wrong that stays wrong.
+ */
+const MAX_FAILURES = 5;
+const FAILURE_WINDOW_MS = 60_000;
+/** A thread that still works on a job so long after that was given up is taken for hung. */
+const HUNG_MS = 60_000;
+/** After this time without memory running out, runs may have their full size again: others may have left the GPU. */
+const MEMORY_PATIENCE_MS = 10 * 60_000;
 
 /**
  * The compiled worker. Under vitest this module is TypeScript source, which a worker thread of Node 20 cannot load:
@@ -67,21 +102,49 @@ function workerUrl(): URL {
     : new URL('./infer-worker.js', import.meta.url);
 }
 
-interface Job {
-  readonly id: number;
-  readonly input: InferenceInput;
-  readonly signal: AbortSignal | undefined;
-  readonly resolve: (output: InferenceOutput) => void;
+/** What a caller asked for; ends once, with an answer or a reason. */
+interface Job<Output> {
+  /** Ended: nobody waits for it any longer. */
+  readonly ended: () => boolean;
+  readonly resolve: (output: Output) => void;
   readonly reject: (reason: unknown) => void;
+}
+
+interface FieldTask {
+  readonly kind: 'field';
+  readonly job: Job<FieldOutput>;
+  readonly input: FieldInput;
+}
+
+/** The crops of a job, or some of them. */
+interface CellsTask {
+  readonly kind: 'cells';
+  readonly job: Job<CellsOutput>;
+  readonly input: CellsInput;
+  /** Place of the first of them in the job. */
+  readonly first: number;
+  /** Takes the answer for these crops; the last one ends the job. */
+  readonly answer: (first: number, output: CellsOutput) => void;
+  /** Shares no run: one that it was in failed. */
+  readonly alone: boolean;
+  readonly since: number;
+}
+
+type Task = FieldTask | CellsTask;
+
+interface Run {
+  readonly id: number;
+  readonly tasks: readonly Task[];
 }
 
 interface Slot {
   worker: Worker;
   ready: boolean;
-  job: Job | undefined;
-  /** Of `job`. */
-  startedMs: number;
+  run: Run | undefined;
 }
+
+const cropsOf = (tasks: readonly Task[]): number =>
+  tasks.reduce((sum, task) => sum + (task.kind === 'cells' ? task.input.count : 0), 0);
 
 type Ready = Extract<WorkerMessage, { type: 'ready' }>;
 
@@ -97,31 +160,44 @@ export async function createInferencePool(options: InferencePoolOptions): Promis
 
 class Pool implements InferencePool {
   executionProvider: 'cpu' | 'cuda' = 'cpu';
+  readonly died: Promise<string>;
   private readonly slots: Slot[] = [];
-  private readonly queue: Job[] = [];
-  private restarts: number[] = [];
+  /** Every thread that lives, also those that still load the networks. */
+  private readonly threads = new Set<Worker>();
+  private readonly queue: Task[] = [];
+  private failures: number[] = [];
   private nextId = 1;
   private broken: Error | undefined;
+  private die: (reason: string) => void = () => undefined;
+  /** Most crops in a run: as configured, and less for a while after memory ran out. */
+  private fullBatch = 1;
+  private batch = 1;
+  private memoryRanOutAt = 0;
+  private waiting: NodeJS.Timeout | undefined;
 
-  constructor(private readonly options: InferencePoolOptions) {}
+  constructor(private readonly options: InferencePoolOptions) {
+    this.died = new Promise((settle) => {
+      this.die = settle;
+    });
+  }
 
   async start(): Promise<void> {
     // The first worker decides the provider; the others then ask for exactly that one.
     const first = await this.open(this.options.executionProvider);
     this.executionProvider = first.ready.executionProvider;
     this.slots.push(first.slot);
-    const { fallbackReason } = first.ready;
+    const { fallbackReason, batchCrops } = first.ready;
     if (fallbackReason !== undefined) {
       this.log('warn', 'CUDA was tried and cannot be used; inference runs on the CPU', {
         tried: 'cuda',
         reason: fallbackReason,
       });
     }
+    this.fullBatch = batchCrops;
+    this.batch = batchCrops;
     try {
       checkSignatures(this.options.model.manifest, first.ready.saliency, first.ready.cells);
-      // A GPU serialises the work anyway, and every further session costs its memory.
-      const count = this.executionProvider === 'cuda' ? 1 : Math.max(1, this.options.workers ?? 1);
-      const others = Array.from({ length: count - 1 }, () => this.open(this.executionProvider));
+      const others = Array.from({ length: this.sizing().sessions - 1 }, () => this.open(this.executionProvider));
       for (const { slot } of await Promise.all(others)) this.slots.push(slot);
     } catch (error) {
       await this.close();
@@ -130,74 +206,160 @@ class Pool implements InferencePool {
     this.log('info', 'inference is ready', {
       executionProvider: this.executionProvider,
       workers: this.slots.length,
-      threadsPerWorker: this.intraOpThreads(),
+      threadsPerWorker: this.sizing().threadsPerSession,
+      batchCrops,
     });
   }
 
-  async field(input: FieldInput, signal?: AbortSignal): Promise<FieldOutput> {
-    const output = await this.submit(input, signal);
-    if (output.kind !== 'field') throw new InferenceError('The worker answered another job.');
-    return output;
+  field(input: FieldInput, signal?: AbortSignal): Promise<FieldOutput> {
+    return this.submit(signal, (job) => ({ kind: 'field', job, input }));
   }
 
-  async cells(input: CellsInput, signal?: AbortSignal): Promise<CellsOutput> {
-    const output = await this.submit(input, signal);
-    if (output.kind !== 'cells') throw new InferenceError('The worker answered another job.');
-    return output;
+  cells(input: CellsInput, signal?: AbortSignal): Promise<CellsOutput> {
+    return this.submit(signal, (job) => {
+      const answers = new Map<number, CellsOutput>();
+      let missing = input.count;
+      const answer = (first: number, output: CellsOutput): void => {
+        answers.set(first, output);
+        missing -= output.count;
+        if (missing > 0) return;
+        const inOrder = [...answers].sort(([a], [b]) => a - b).map(([, part]) => part);
+        job.resolve(joinAnswers(inOrder));
+      };
+      return { kind: 'cells', job, input, first: 0, answer, alone: false, since: performance.now() };
+    });
   }
 
   async close(): Promise<void> {
     this.fail(new InferenceError('The inference pool is closed.'));
-    await Promise.all(this.slots.splice(0).map(({ worker }) => worker.terminate()));
+    this.slots.length = 0;
+    await Promise.all(
+      [...this.threads].map(
+        (thread) =>
+          new Promise<void>((resolve) => {
+            thread.once('exit', () => resolve());
+            end(thread);
+          }),
+      ),
+    );
   }
 
-  private submit(input: InferenceInput, signal: AbortSignal | undefined): Promise<InferenceOutput> {
+  private submit<Output>(signal: AbortSignal | undefined, taskOf: (job: Job<Output>) => Task): Promise<Output> {
     return new Promise((resolve, reject) => {
       if (this.broken !== undefined) return reject(this.broken);
       if (signal?.aborted) return reject(signal.reason);
-      const job: Job = {
-        id: this.nextId++,
-        input,
-        signal,
+      let ended = false;
+      const end = (): void => {
+        ended = true;
+        signal?.removeEventListener('abort', onAbort);
+      };
+      const job: Job<Output> = {
+        ended: () => ended,
         resolve: (output) => {
-          signal?.removeEventListener('abort', onAbort);
+          end();
           resolve(output);
         },
         reject: (reason) => {
-          signal?.removeEventListener('abort', onAbort);
+          end();
+          this.forget(job);
           reject(reason);
         },
       };
+      // A run that is on its way cannot be stopped; this job's part of its answer is dropped, the others' is not.
       const onAbort = (): void => {
-        const at = this.queue.indexOf(job);
-        if (at >= 0) this.queue.splice(at, 1);
-        // A job that runs already cannot be stopped; its result is dropped.
         job.reject(signal?.reason);
+        this.watchForHang(job);
       };
       signal?.addEventListener('abort', onAbort, { once: true });
-      this.queue.push(job);
+      this.queue.push(taskOf(job));
       this.dispatch();
     });
   }
 
+  /** Takes what still waits of a job out of the queue. */
+  private forget(job: Job<never>): void {
+    const left = this.queue.filter((task) => task.job !== job);
+    this.queue.splice(0, this.queue.length, ...left);
+  }
+
   private dispatch(): void {
     for (const slot of this.slots) {
-      if (!slot.ready || slot.job !== undefined) continue;
-      const job = this.queue.shift();
-      if (job === undefined) return;
-      slot.job = job;
-      slot.startedMs = performance.now();
-      const { input } = job;
-      const buffers = input.kind === 'field' ? [input.rgb.buffer] : [input.crops.buffer, input.prior.buffer];
-      const message: JobMessage = { id: job.id, input };
-      slot.worker.postMessage(message, buffers);
+      if (!slot.ready || slot.run !== undefined) continue;
+      const tasks = this.nextRun();
+      const [first] = tasks;
+      if (first === undefined) return;
+      const id = this.nextId++;
+      slot.run = { id, tasks };
+      if (first.kind === 'field') {
+        const message: ThreadMessage = { type: 'run', id, input: first.input };
+        slot.worker.postMessage(message, [first.input.rgb.buffer]);
+      } else {
+        const inputs = tasks.flatMap((task) => (task.kind === 'cells' ? [task.input] : []));
+        const message: ThreadMessage = { type: 'run', id, input: { kind: 'batch', inputs } };
+        slot.worker.postMessage(message);
+      }
     }
   }
 
-  private intraOpThreads(): number {
-    const workers = Math.max(1, this.options.workers ?? 1);
+  /** Takes from the queue what shall run now: the first task that is due, and the crops that wait behind it. */
+  private nextRun(): Task[] {
+    if (this.batch < this.fullBatch && performance.now() - this.memoryRanOutAt > MEMORY_PATIENCE_MS) {
+      this.batch = this.fullBatch;
+    }
+    const at = this.queue.findIndex((task) => this.isDue(task));
+    const [first] = at < 0 ? [] : this.queue.splice(at, 1);
+    if (first === undefined) {
+      this.wakeWhenDue();
+      return [];
+    }
+    if (first.kind === 'field') return [first];
+    const run = [this.cut(first, this.batch, at)];
+    if (first.alone) return run;
+    let room = this.batch - cropsOf(run);
+    for (let i = 0; i < this.queue.length && room > 0; ) {
+      const task = this.queue[i];
+      if (task === undefined || task.kind === 'field' || task.alone || task.input.count > room) {
+        i += 1;
+        continue;
+      }
+      this.queue.splice(i, 1);
+      run.push(task);
+      room -= task.input.count;
+    }
+    return run;
+  }
+
+  /** The task, or as much of it as one run may hold; then the rest goes back to its place in the queue. */
+  private cut(task: CellsTask, most: number, at: number): CellsTask {
+    const { input, first } = task;
+    if (input.count <= most) return task;
+    this.queue.splice(at, 0, { ...task, input: partOf(input, most, input.count - most), first: first + most });
+    return { ...task, input: partOf(input, 0, most) };
+  }
+
+  private isDue(task: Task): boolean {
+    const delayMs = this.options.batchDelayMs ?? 0;
+    if (task.kind === 'field' || task.alone || delayMs === 0) return true;
+    return performance.now() - task.since >= delayMs || cropsOf(this.queue) >= this.batch;
+  }
+
+  /** With a delay configured, crops alone in the queue wait for others; not for ever. */
+  private wakeWhenDue(): void {
+    const [first] = this.queue;
+    if (first?.kind !== 'cells' || this.waiting !== undefined) return;
+    const leftMs = (this.options.batchDelayMs ?? 0) - (performance.now() - first.since);
+    this.waiting = setTimeout(
+      () => {
+        this.waiting = undefined;
+        this.dispatch();
+      },
+      Math.max(1, Math.ceil(leftMs)),
+    );
+  }
+
+  private sizing(): ReturnType<typeof sizingFor> {
     const threads = Math.min(this.options.threads, availableParallelism());
-    return Math.max(1, Math.floor(threads / workers));
+    return sizingFor(threads, this.executionProvider, this.options.workers);
   }
 
   private open(executionProvider: 'auto' | 'cuda' | 'cpu'): Promise<{ slot: Slot; ready: Ready }> {
@@ -207,21 +369,24 @@ class Pool implements InferencePool {
       saliencyPath: model.saliencyPath,
       cellsPath: model.cellsPath,
       executionProvider,
-      intraOpThreads: this.intraOpThreads(),
+      intraOpThreads: this.sizing().threadsPerSession,
+      batchCrops: this.options.batchCrops,
     };
     const worker = new Worker(this.options.workerUrl ?? workerUrl(), {
       workerData: config,
       name: 'leukodiff-inference',
     });
-    const slot: Slot = { worker, ready: false, job: undefined, startedMs: 0 };
+    this.threads.add(worker);
+    worker.once('exit', () => this.threads.delete(worker));
+    const slot: Slot = { worker, ready: false, run: undefined };
     return new Promise((resolve, reject) => {
       worker.on('message', (message: WorkerMessage) => {
         if (message.type === 'ready') {
           slot.ready = true;
           resolve({ slot, ready: message });
         } else if (message.type === 'refused') {
+          // The thread ends by itself.
           reject(refusal(message));
-          void worker.terminate();
         } else {
           this.finish(slot, message);
         }
@@ -238,63 +403,142 @@ class Pool implements InferencePool {
   }
 
   private finish(slot: Slot, message: Extract<WorkerMessage, { type: 'result' | 'error' }>): void {
-    const { job } = slot;
-    slot.job = undefined;
-    if (job?.id === message.id) {
-      if (message.type === 'result') {
-        const { output } = message;
-        const run =
-          output.kind === 'field'
-            ? ({ network: 'saliency', size: 1 } as const)
-            : ({ network: 'cells', size: output.count } as const);
-        this.options.observer?.ran({ ...run, durationMs: performance.now() - slot.startedMs });
-        job.resolve(output);
-      } else job.reject(new InferenceError(`The network could not run: ${message.message}`));
+    const { run } = slot;
+    slot.run = undefined;
+    if (run?.id === message.id) {
+      if (message.type === 'result') this.answered(run, message);
+      else this.failed(run, message);
     }
     this.dispatch();
   }
 
-  /** A worker of the pool is gone: its job is rejected, and a new worker takes its place. */
+  private answered({ tasks }: Run, { output, durationMs }: Extract<WorkerMessage, { type: 'result' }>): void {
+    if (output.kind === 'cells') this.report(tasks, durationMs, 'completed');
+    const run =
+      output.kind === 'cells'
+        ? ({ network: 'cells', size: cropsOf(tasks) } as const)
+        : ({ network: 'saliency', size: 1 } as const);
+    this.options.observer?.ran({ ...run, durationMs });
+    let at = 0;
+    for (const task of tasks) {
+      if (task.kind === 'field') {
+        if (output.kind === 'field') task.job.resolve(output);
+        else task.job.reject(new InferenceError('The worker answered another job.'));
+      } else {
+        if (output.kind === 'cells') task.answer(task.first, answerPart(output, at, task.input.count));
+        else task.job.reject(new InferenceError('The worker answered another job.'));
+        at += task.input.count;
+      }
+    }
+  }
+
+  private failed({ tasks }: Run, error: Extract<WorkerMessage, { type: 'error' }>): void {
+    const { message, outOfMemory, durationMs } = error;
+    const crops = cropsOf(tasks);
+    if (crops > 0) this.report(tasks, durationMs, outOfMemory ? 'out_of_memory' : 'failed');
+    if (outOfMemory && crops > 1) {
+      this.batch = Math.min(this.batch, Math.ceil(crops / 2));
+      this.memoryRanOutAt = performance.now();
+      this.log('warn', 'memory ran out during a run; it is repeated in halves', { crops, batchCrops: this.batch });
+      this.again(tasks);
+    } else {
+      this.separate(tasks, new InferenceError(`The network could not run: ${message}`));
+    }
+  }
+
+  /** A run that failed is repeated input by input, so that the one that is to blame fails alone. */
+  private separate(tasks: readonly Task[], error: Error): void {
+    if (tasks.length <= 1) {
+      for (const { job } of tasks) job.reject(error);
+      return;
+    }
+    this.log('warn', 'a run of several inputs failed; each is run alone', {
+      inputs: tasks.length,
+      reason: error.message,
+    });
+    this.again(tasks.map((task) => (task.kind === 'cells' ? { ...task, alone: true } : task)));
+  }
+
+  /** Before all others: they have waited longest. */
+  private again(tasks: readonly Task[]): void {
+    this.queue.unshift(...tasks.filter(({ job }) => !job.ended()));
+  }
+
+  /** A worker of the pool is gone: what it ran is repeated or rejected, and a new worker takes its place. */
   private lost(slot: Slot, reason: string): void {
     const at = this.slots.indexOf(slot);
     if (at < 0) return;
     this.slots.splice(at, 1);
-    slot.job?.reject(new InferenceError(`The inference thread crashed during this job (${reason}).`));
     if (this.broken !== undefined) return;
+    this.log('warn', 'an inference thread ended and is replaced', { reason });
     this.options.observer?.crashed();
-    const now = Date.now();
-    this.restarts = [...this.restarts.filter((time) => now - time < RESTART_WINDOW_MS), now];
-    if (this.restarts.length > MAX_RESTARTS) {
-      this.fail(new InferenceError('Inference threads crash again and again; restart the service and see its log.'));
-      return;
-    }
-    this.log('warn', 'an inference thread crashed and is replaced', { reason });
+    const tasks = slot.run?.tasks ?? [];
+    this.separate(tasks, new AnalysisCrashedError(`The inference thread ended during this job (${reason}).`));
+    this.dispatch();
+    if (slot.run !== undefined || this.mayTryAgain(reason)) this.replace();
+  }
+
+  private replace(): void {
     this.open(this.executionProvider).then(
       ({ slot: fresh }) => {
         if (this.broken !== undefined) {
-          void fresh.worker.terminate();
+          end(fresh.worker);
           return;
         }
         this.slots.push(fresh);
         this.dispatch();
       },
       (error: unknown) => {
-        const why = error instanceof Error ? error.message : String(error);
-        this.log('warn', 'an inference thread could not be replaced', { reason: why });
-        if (this.slots.length === 0) this.fail(new InferenceError(`No inference thread is left: ${why}`));
+        if (this.broken !== undefined) return;
+        const reason = error instanceof Error ? error.message : String(error);
+        this.log('warn', 'an inference thread could not be replaced', { reason });
+        if (this.mayTryAgain(reason)) this.replace();
       },
     );
   }
 
+  /** Counts a failure that no job is to blame for. False: it was one too many, and the pool is given up. */
+  private mayTryAgain(reason: string): boolean {
+    const now = Date.now();
+    this.failures = [...this.failures.filter((time) => now - time < FAILURE_WINDOW_MS), now];
+    if (this.failures.length <= MAX_FAILURES) return true;
+    this.fail(new InferenceError(`Inference threads end again and again (${reason}).`));
+    this.die(reason);
+    return false;
+  }
+
+  private watchForHang(job: Job<never>): void {
+    const slot = this.slots.find(({ run }) => run?.tasks.some((task) => task.job === job));
+    const run = slot?.run;
+    if (slot === undefined || run === undefined) return;
+    const timer = setTimeout(() => {
+      if (slot.run !== run) return;
+      this.lost(slot, 'it hung');
+      // In native code this ends the process; its supervisor starts another, and its jobs come back.
+      void slot.worker.terminate();
+    }, this.options.hungMs ?? HUNG_MS);
+    timer.unref();
+  }
+
   private fail(error: Error): void {
     this.broken ??= error;
-    for (const job of this.queue.splice(0)) job.reject(error);
-    for (const { job } of this.slots) job?.reject(error);
+    clearTimeout(this.waiting);
+    for (const { job } of this.queue.splice(0)) job.reject(error);
+    for (const { run } of this.slots) for (const { job } of run?.tasks ?? []) job.reject(error);
+  }
+
+  private report(tasks: readonly Task[], durationMs: number, outcome: BatchReport['outcome']): void {
+    this.options.onBatch?.({ crops: cropsOf(tasks), inputs: tasks.length, durationMs, outcome });
   }
 
   private log(level: 'info' | 'warn', message: string, details: Readonly<Record<string, string | number>>): void {
     this.options.onLog?.({ level, message, details });
   }
+}
+
+function end(thread: Worker): void {
+  const message: ThreadMessage = { type: 'end' };
+  thread.postMessage(message);
 }
 
 function refusal(message: Extract<WorkerMessage, { type: 'refused' }>): Error {

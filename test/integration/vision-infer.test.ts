@@ -1,17 +1,26 @@
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { ExecutionProviderError, InferenceError, ModelError } from '../../src/vision/errors.js';
-import { createInferencePool, type InferencePool, type InferencePoolOptions } from '../../src/vision/infer.js';
+import { partOf } from '../../src/vision/batches.js';
+import { AnalysisCrashedError, ExecutionProviderError, InferenceError, ModelError } from '../../src/vision/errors.js';
+import {
+  type BatchReport,
+  createInferencePool,
+  type InferencePool,
+  type InferencePoolOptions,
+} from '../../src/vision/infer.js';
 import type { CellsInput, FieldInput } from '../../src/vision/infer-messages.js';
 import { loadModel, type Model } from '../../src/vision/manifest.js';
 import { MODEL_DIR } from '../support/model-dir.js';
+import { randomFrom } from '../support/random.js';
 
 const CRASHING = new URL('../support/crashing-worker.mjs', import.meta.url);
+const POOR = new URL('../support/poor-worker.mjs', import.meta.url);
 const cudaLibrary = join(
   dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json')),
   `bin/napi-v6/${process.platform}/${process.arch}/libonnxruntime_providers_cuda.so`,
@@ -28,14 +37,21 @@ const field = (side = 64, first: readonly number[] = [200, 190, 200]): FieldInpu
   return { kind: 'field', width: side, height: side, rgb };
 };
 const crash = (): FieldInput => field(64, [1, 2, 3]);
+const hang = (): FieldInput => field(64, [1, 2, 4]);
 const crops = (count: number): CellsInput => {
   const pixels = model.manifest.cells.size ** 2;
   return {
     kind: 'cells',
     count,
-    crops: new Uint8Array(count * pixels * 3).fill(180),
-    prior: new Float32Array(count * pixels).fill(0.5),
+    crops: new Uint8Array(new SharedArrayBuffer(count * pixels * 3)).fill(180),
+    prior: new Float32Array(new SharedArrayBuffer(count * pixels * 4)).fill(0.5),
   };
+};
+/** Crops whose first pixel a worker of test/support reacts to. */
+const marked = (count: number, value: number): CellsInput => {
+  const input = crops(count);
+  input.crops.fill(value, 0, 3);
+  return input;
 };
 
 describe('the inference pool', () => {
@@ -97,16 +113,37 @@ describe('the inference pool', () => {
     const results = await Promise.allSettled([running.field(crash()), running.field(field()), running.cells(crops(2))]);
     expect(results.map(({ status }) => status)).toEqual(['rejected', 'fulfilled', 'fulfilled']);
     const [first] = results;
-    expect(first?.status === 'rejected' && first.reason).toBeInstanceOf(InferenceError);
-    expect(log).toContain('an inference thread crashed and is replaced');
+    expect(first?.status === 'rejected' && first.reason).toBeInstanceOf(AnalysisCrashedError);
+    expect(log).toContain('an inference thread ended and is replaced');
   });
 
-  it('gives up after crashing again and again, and says so', async () => {
+  it('goes on for others however many images crash a thread', async () => {
     const running = await open({ workerUrl: CRASHING });
-    const results = await Promise.allSettled(Array.from({ length: 9 }, () => running.field(crash())));
-    for (const result of results) {
-      expect(result.status === 'rejected' && result.reason).toBeInstanceOf(InferenceError);
+    const poison = await Promise.allSettled(Array.from({ length: 9 }, () => running.field(crash())));
+    for (const result of poison) {
+      expect(result.status === 'rejected' && result.reason).toBeInstanceOf(AnalysisCrashedError);
     }
+    await expect(running.field(field())).resolves.toMatchObject({ width: 32 });
+  });
+
+  it('replaces a thread that hangs over a job which was given up', async () => {
+    const running = await open({ workerUrl: CRASHING, hungMs: 100 });
+    const controller = new AbortController();
+    const work = running.field(hang(), controller.signal);
+    controller.abort(new Error('took too long'));
+    await expect(work).rejects.toThrow('took too long');
+    await expect(running.field(field())).resolves.toMatchObject({ width: 32 });
+  });
+
+  it('gives up, and says so, when no thread can be started any more', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'model-'));
+    await cp(MODEL_DIR, folder, { recursive: true });
+    const running = await open({ workerUrl: CRASHING, model: await loadModel(folder) });
+    await rm(folder, { recursive: true });
+    await expect(running.field(crash())).rejects.toBeInstanceOf(AnalysisCrashedError);
+    const waiting = running.field(field());
+    await expect(waiting).rejects.toThrow(/again and again/);
+    expect(await running.died).toMatch(/The model cannot be loaded/);
     await expect(running.field(field())).rejects.toThrow(/again and again/);
   });
 
@@ -148,6 +185,160 @@ describe('the inference pool', () => {
     await running.close();
     for (const result of await work) expect(result.status).toBe('rejected');
     await expect(running.field(field())).rejects.toThrow(/closed/);
+  });
+
+  it('closing while a network runs waits for the run, and the process lives on', async () => {
+    // A thread that is terminated within a run takes the process of these tests with it.
+    for (let time = 0; time < 3; time++) {
+      const running = await open({ workers: 2, threads: 2 });
+      const begun = Promise.allSettled([running.field(field(1152)), running.cells(crops(16))]);
+      await sleep(30);
+      await running.close();
+      for (const result of await begun) expect(result.status).toBe('rejected');
+    }
+  });
+});
+
+describe('runs that jobs share', () => {
+  let pool: InferencePool | undefined;
+  let runs: BatchReport[] = [];
+  const open = async (over: Partial<InferencePoolOptions> = {}): Promise<InferencePool> => {
+    runs = [];
+    const onBatch = (report: BatchReport): number => runs.push(report);
+    pool = await createInferencePool({ model, executionProvider: 'cpu', threads: 1, onBatch, ...over });
+    return pool;
+  };
+  afterEach(async () => {
+    await pool?.close();
+    pool = undefined;
+  });
+  const shapes = (): string[] => runs.map(({ inputs, crops: count, outcome }) => `${inputs}/${count} ${outcome}`);
+
+  /** Crops that differ, from a seed. */
+  const drawn = (count: number, seed: number): CellsInput => {
+    const random = randomFrom(seed);
+    const input = crops(count);
+    // Blocks of colour, not white noise: what a picture is made of.
+    for (let i = 0; i < input.crops.length; i += 97) input.crops.fill(Math.floor(random() * 256), i, i + 97);
+    for (let i = 0; i < input.prior.length; i += 61) input.prior.fill(random(), i, i + 61);
+    return input;
+  };
+
+  it('give the same answers as runs of their own', async () => {
+    const counts = [1, 3, 2, 5, 1, 4];
+    const inputs = counts.map((count, i) => drawn(count, i + 1));
+    const alone = await open({ batchCrops: 1 });
+    const expected = [];
+    for (const input of inputs) expected.push(await alone.cells(input));
+    await alone.close();
+    const together = await open();
+    const answers = await Promise.all(inputs.map((input) => together.cells(input)));
+    // The first ran at once, alone; what waited meanwhile went together.
+    expect(shapes()).toEqual(['1/1 completed', '5/15 completed']);
+    let furthest = 0;
+    for (const [i, answer] of answers.entries()) {
+      for (const key of ['probabilities', 'segmentation', 'cam', 'consistency', 'attributes', 'reject'] as const) {
+        expect(answer[key]).toHaveLength(expected[i]?.[key].length ?? -1);
+        for (const [at, value] of answer[key].entries()) {
+          furthest = Math.max(furthest, Math.abs(value - (expected[i]?.[key][at] ?? Number.NaN)));
+        }
+      }
+    }
+    expect(furthest).toBeLessThan(1e-5);
+    expect(new Set(answers.map(({ probabilities }) => probabilities.join())).size).toBe(answers.length);
+  });
+
+  it('hold no more crops than allowed, and a larger job runs in parts', async () => {
+    const running = await open({ batchCrops: 4 });
+    const inputs = [drawn(1, 1), drawn(3, 2), drawn(2, 3), drawn(10, 4), drawn(1, 5)];
+    const answers = await Promise.all(inputs.map((input) => running.cells(input)));
+    expect(answers.map(({ count }) => count)).toEqual([1, 3, 2, 10, 1]);
+    expect(Math.max(...runs.map(({ crops: count }) => count))).toBe(4);
+    expect(runs.reduce((sum, { crops: count }) => sum + count, 0)).toBe(17);
+    const last = inputs[3];
+    if (last === undefined) throw new Error('no such input');
+    const again = await running.cells(partOf(last, 9, 1));
+    const classes = model.manifest.cells.classes.length;
+    for (const [i, value] of again.probabilities.entries()) {
+      expect(value).toBeCloseTo(answers[3]?.probabilities[9 * classes + i] ?? Number.NaN, 5);
+    }
+  });
+
+  it('begin at once when nothing waits; with a delay configured, they wait for others that long', async () => {
+    const quick = await open();
+    await quick.cells(crops(1));
+    await quick.cells(crops(1));
+    expect(shapes()).toEqual(['1/1 completed', '1/1 completed']);
+    await quick.close();
+    const patient = await open({ batchDelayMs: 150 });
+    const begun = performance.now();
+    await Promise.all([patient.cells(crops(1)), patient.cells(crops(2))]);
+    expect(shapes()).toEqual(['2/3 completed']);
+    expect(performance.now() - begun).toBeGreaterThan(100);
+    await patient.close();
+    // A field waits for nobody, and a full run neither: else this would take ten minutes.
+    const stubborn = await open({ batchDelayMs: 600_000 });
+    await stubborn.cells(crops(16));
+    await stubborn.field(field());
+  });
+
+  it('go on without a job that was aborted', async () => {
+    const running = await open();
+    const controller = new AbortController();
+    const work = [
+      running.cells(crops(4)),
+      running.cells(crops(1)),
+      running.cells(crops(1), controller.signal),
+      running.cells(crops(1)),
+    ];
+    await work[0];
+    // Now the three run together.
+    controller.abort(new Error('client left'));
+    const results = await Promise.allSettled(work);
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled']);
+    expect(shapes()).toEqual(['1/4 completed', '3/3 completed']);
+  });
+
+  it('that fail are repeated input by input, so that the one to blame fails alone', async () => {
+    const running = await open({ workerUrl: POOR });
+    const results = await Promise.allSettled([
+      running.cells(crops(1)),
+      running.cells(crops(1)),
+      running.cells(marked(1, 2)),
+      running.cells(crops(2)),
+    ]);
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled']);
+    expect(results[2]?.status === 'rejected' && results[2].reason).toBeInstanceOf(InferenceError);
+    expect(shapes()).toEqual(['1/1 completed', '3/4 failed', '1/1 completed', '1/1 failed', '1/2 completed']);
+  });
+
+  it('that crash the thread are repeated on a new one, input by input', async () => {
+    const running = await open({ workerUrl: CRASHING });
+    const results = await Promise.allSettled([
+      running.cells(crops(1)),
+      running.cells(crops(1)),
+      running.cells(marked(1, 1)),
+      running.cells(crops(2)),
+    ]);
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled']);
+    await expect(running.field(field())).resolves.toMatchObject({ width: 32 });
+  });
+
+  it('are halved when memory runs out, until they fit, and nothing is lost', async () => {
+    const log: unknown[] = [];
+    const running = await open({ workerUrl: POOR, onLog: (entry) => log.push(entry) });
+    const answers = await Promise.all([running.cells(drawn(10, 1)), running.cells(drawn(3, 2))]);
+    expect(answers.map(({ count, consistency }) => [count, consistency.length])).toEqual([
+      [10, 10],
+      [3, 3],
+    ]);
+    expect(shapes().slice(0, 2)).toEqual(['1/10 out_of_memory', '1/5 out_of_memory']);
+    expect(Math.max(...runs.slice(2).map(({ crops: count }) => count))).toBe(3);
+    expect(log).toContainEqual(expect.objectContaining({ level: 'warn', details: { crops: 10, batchCrops: 5 } }));
+    // It has learnt: the next one does not run into the same wall.
+    const before = runs.length;
+    await running.cells(crops(8));
+    expect(shapes().slice(before)).toEqual(['1/3 completed', '1/3 completed', '1/2 completed']);
   });
 });
 

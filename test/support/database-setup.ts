@@ -11,6 +11,7 @@ import type { TestProject } from 'vitest/node';
 import { openQueues } from '../../src/jobs/queues.js';
 import { startEmbeddedPostgres } from '../../src/storage/embedded-postgres.js';
 import { migrate } from '../../src/storage/migrate.js';
+import { startS3Server } from './s3-server.js';
 
 export const TEMPLATE = 'leukodiff_template';
 
@@ -18,6 +19,7 @@ declare module 'vitest' {
   export interface ProvidedContext {
     /** URL of the server's maintenance database. */
     postgresUrl: string;
+    s3Url: string;
   }
 }
 
@@ -39,7 +41,10 @@ export default async function setup(project: TestProject): Promise<() => Promise
   await migrate(template.href, log);
   await (await openQueues({ databaseUrl: template.href, log })).close();
   project.provide('postgresUrl', server.url);
+  const s3 = await startS3Server();
+  project.provide('s3Url', s3.url);
   return async () => {
+    await s3.close();
     await server.stop();
     await rm(dataDir, { recursive: true, force: true });
   };

@@ -4,8 +4,9 @@ import pg from 'pg';
 import { type Logger, pino } from 'pino';
 import { inject } from 'vitest';
 import { openQueues, type Queues } from '../../src/jobs/queues.js';
-import { type Database, openDatabase } from '../../src/storage/database.js';
+import { type Database, type ImageObjects, openDatabase } from '../../src/storage/database.js';
 import { TEMPLATE } from './database-setup.js';
+import { objectsAt } from './object-store.js';
 
 export const SILENT: Logger = pino({ level: 'silent' });
 
@@ -16,10 +17,18 @@ export interface TestDatabase {
   readonly close: () => Promise<void>;
 }
 
+/** Where this run keeps posted images; null: in PostgreSQL. */
+export const testObjects = (): ImageObjects | null => objectsAt(inject('s3Url'));
+
 /** A migrated, empty database. */
-export async function openTestDatabase(): Promise<TestDatabase> {
+export async function openTestDatabase(objects: ImageObjects | null = testObjects()): Promise<TestDatabase> {
   const created = await createTestDatabase();
-  const database = await openDatabase({ databaseUrl: created.url, dataDir: '/nonexistent', log: SILENT });
+  const database = await openDatabase({
+    databaseUrl: created.url,
+    dataDir: '/nonexistent',
+    log: SILENT,
+    objects,
+  });
   return {
     database,
     url: created.url,

@@ -4,11 +4,17 @@ import { pino } from 'pino';
 import { openQueues } from '../../src/jobs/queues.js';
 import { openDatabase } from '../../src/storage/database.js';
 import { TEST_MODEL } from './findings.js';
+import { objectsAt } from './object-store.js';
 import { startTestWorker } from './worker.js';
 
 const [databaseUrl = '', redisUrl, prefix] = process.argv.slice(2);
 const log = pino({ level: 'silent' });
-const db = await openDatabase({ databaseUrl, dataDir: '/nonexistent', log });
+const db = await openDatabase({
+  databaseUrl,
+  dataDir: '/nonexistent',
+  log,
+  objects: objectsAt(process.env['TEST_S3_URL'] ?? ''),
+});
 const queues = await openQueues({
   databaseUrl,
   log,

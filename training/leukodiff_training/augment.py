@@ -1,8 +1,8 @@
 """Augmentation that stands in for other laboratories: stain, lamp, camera, focus, compression, scale.
 
 Stain is jittered in optical density, where dyes add: a random channel mixing matrix, a gain and a shift of the clear
-background turn one laboratory's picture into another's. On these data that is worth more than anything else done to the
-network: without it accuracy on an unseen laboratory falls from 0.87 to 0.24.
+background turn one laboratory's picture into another's, a bent scale one contrast into another. On these data that is worth more
+than anything else done to the network (decision 0025).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+STRENGTH = 1.35  # of the stain's jitter; chosen on laboratories that a network was trained without (decision 0025)
 
 
 def optical_density(image: np.ndarray) -> np.ndarray:
@@ -68,7 +70,7 @@ class StainSwap:
         return from_density((density - clear) @ painted.astype(np.float32) + clear)
 
 
-def stain_jitter(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
+def stain_jitter(image: np.ndarray, rng: np.random.Generator, strength: float = STRENGTH) -> np.ndarray:
     """Random stain, camera white balance and exposure. `image` H×W×3 float32 in 0–255; the same comes back."""
     density = optical_density(image)
     mixing = np.eye(3, dtype=np.float32) + rng.normal(0, 0.12 * strength, (3, 3)).astype(np.float32)
@@ -77,6 +79,27 @@ def stain_jitter(image: np.ndarray, rng: np.random.Generator, strength: float = 
     # The clear background of the slide: lamp colour and white balance.
     density += rng.normal(0, 0.14 * strength, 3).astype(np.float32) + np.float32(rng.normal(0, 0.10 * strength))
     return from_density(density)
+
+
+def tone(image: np.ndarray, rng: np.random.Generator, strength: float = STRENGTH) -> np.ndarray:
+    """How dark is dark: stains and cameras bend the density above the clear slide, each channel a little differently. A pale cell
+    next to a dark one, or a nucleus that hardly stands out of its cytoplasm."""
+    density = optical_density(image)
+    clear = clear_density(density)
+    above = density - clear
+    bend = np.exp(rng.normal(0, 0.22 * strength) + rng.normal(0, 0.07 * strength, 3)).astype(np.float32)
+    return from_density(clear + np.sign(above) * np.abs(above) ** bend)
+
+
+def texture(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Chromatin and granules as other optics show them: smeared flat between the edges, or their contrast turned up or down."""
+    kind = rng.random()
+    if kind < 0.4:
+        return cv2.bilateralFilter(image, 0, rng.uniform(15, 60), rng.uniform(1.0, 2.5))
+    if kind < 0.6:
+        return cv2.medianBlur(np.clip(image, 0, 255).astype(np.uint8), int(rng.choice([3, 5]))).astype(np.float32)
+    coarse = cv2.GaussianBlur(image, (0, 0), rng.uniform(2.5, 9.0))
+    return coarse + np.float32(np.exp(rng.normal(0, 0.35))) * (image - coarse)
 
 
 def illumination(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -127,7 +150,7 @@ def camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def photometric(
     image: np.ndarray,
     rng: np.random.Generator,
-    strength: float = 1.0,
+    strength: float = STRENGTH,
     swap: StainSwap | None = None,
     lab: str = "",
 ) -> np.ndarray:
@@ -137,6 +160,10 @@ def photometric(
         values = swap(values, lab, rng)
     if rng.random() < 0.9:
         values = stain_jitter(values, rng, strength)
+    if rng.random() < 0.6:
+        values = tone(values, rng, strength)
+    if rng.random() < 0.4:
+        values = texture(values, rng)
     if rng.random() < 0.55:
         values = illumination(values, rng)
     return camera(values, rng)

@@ -32,8 +32,8 @@ CLASSES = [
 CLASS_INDEX = {name: i for i, name in enumerate(CLASSES)}
 FIVE_PART = CLASSES[:5]
 # Subtracted from a class's logit in the exported graph. One crop in ten shows a blast in training, from one laboratory; in a
-# laboratory's day hardly any does (decision 0019). 1.5 nats take its prior from 1:10 to 1:45.
-PRIOR_CORRECTION = {"blast": 1.5}
+# laboratory's day hardly any does (decision 0019). 1 nat takes its prior from 1:10 to 1:27.
+PRIOR_CORRECTION = {"blast": 1.0}
 
 # Morphology, as WBCAtt describes it (Tsutsui et al. 2023, arXiv:2306.13531), and the finer classes of PBC. Names are those of the
 # service's answer; the values are in the order of the network's outputs.

@@ -148,7 +148,7 @@ def normalised(cam: Tensor) -> Tensor:
 
 # Evidence, prior, counterfactual. The first two are nearly always high, since the network is trained to make them agree; chosen on
 # cells of laboratories that a network was trained without (decision 0016).
-CONSISTENCY_WEIGHTS = (0.15, 0.15, 0.7)
+CONSISTENCY_WEIGHTS = (0.05, 0.05, 0.9)
 
 
 def consistency(cam: Tensor, prior: Tensor, cell: Tensor, agreement: Tensor) -> tuple[Tensor, Tensor]:

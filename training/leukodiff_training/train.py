@@ -137,7 +137,7 @@ def example(
     if rng is not None:
         x += rng.normal(0, 1.0) / CELL_MICRONS_PER_PIXEL
         y += rng.normal(0, 1.0) / CELL_MICRONS_PER_PIXEL
-        scale = float(np.exp(np.clip(rng.normal(0, 0.18), -0.5, 0.4)))
+        scale = float(np.exp(np.clip(rng.normal(0, 0.22), -0.6, 0.5)))
         angle, mirror = rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5)
         if min(item.image.shape[:2]) < 200 and rng.random() < 0.7:
             angle = rng.integers(4) * np.pi / 2  # small crops: turning would show mostly continued border

@@ -1,7 +1,8 @@
 /** Every answer that is not a success leaves through here, as a problem document. */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { Counter, type Registry } from 'prom-client';
-import { isDatabaseUnavailable, isStorageFull } from '../database-errors.js';
+import { isDatabaseUnavailable, isStorageFull } from '../../storage/database-errors.js';
+import { ObjectStoreError } from '../../storage/object-store.js';
 import { type ProblemCause, ProblemError, type ProblemSlug, problemDocument } from '../problems.js';
 import { ClientGoneError } from '../upload/receive.js';
 
@@ -28,12 +29,19 @@ export function registerErrors(app: FastifyInstance, registry: Registry): void {
     const problem = request.is404 && !(error instanceof ProblemError) ? missing(request) : toProblem(error);
     if (problem.slug === 'internal-error') {
       request.log.error({ fault: loggable(error) }, 'request failed unexpectedly');
-    } else if (problem.slug === 'database-unavailable' || problem.slug === 'storage-full') {
+    } else if (UNAVAILABLE.has(problem.slug)) {
       request.log.warn({ fault: loggable(error) }, problem.message);
     }
     return sendProblem(request, reply, problem);
   });
 }
+
+/** What stands outside this process: for its operator, and no defect. */
+const UNAVAILABLE: ReadonlySet<ProblemSlug> = new Set([
+  'database-unavailable',
+  'image-storage-unavailable',
+  'storage-full',
+]);
 
 /** The problem of a path or a method that does not exist. */
 function missingProblem(request: FastifyRequest, allow: readonly string[]): ProblemError {
@@ -75,6 +83,9 @@ function toProblem(error: FastifyError): ProblemError {
   }
   const known = FASTIFY_PROBLEMS[error.code];
   if (known !== undefined) return new ProblemError(known, { cause: error });
+  if (error instanceof ObjectStoreError) {
+    return new ProblemError('image-storage-unavailable', { headers: { 'retry-after': '5' }, cause: error });
+  }
   if (isStorageFull(error)) return new ProblemError('storage-full', { cause: error });
   if (isDatabaseUnavailable(error)) {
     return new ProblemError('database-unavailable', { headers: { 'retry-after': '5' }, cause: error });

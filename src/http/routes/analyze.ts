@@ -83,6 +83,7 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
         'invalid-image',
         'queue-full',
         'storage-full',
+        'image-storage-unavailable',
       ),
     },
     handler: async (request, reply): Promise<AcceptedAnalysis | LinkedAnalysis> => {

@@ -45,7 +45,13 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
           200: binaryAnswer('The image.', ['image/jpeg', 'image/png', 'image/tiff', 'image/webp', 'image/bmp']),
           304: emptyAnswer('It has not changed since the ETag in If-None-Match.'),
         },
-        ...problems('invalid-parameters', 'analysis-not-found', 'image-not-found', 'image-removed'),
+        ...problems(
+          'invalid-parameters',
+          'analysis-not-found',
+          'image-not-found',
+          'image-removed',
+          'image-storage-unavailable',
+        ),
       },
     },
     async (request, reply) => {
@@ -82,6 +88,7 @@ export function registerImages(app: App, { database, version }: HttpDeps): void 
       'image-failed',
       'image-removed',
       'masks-removed',
+      'image-storage-unavailable',
     ),
   });
 

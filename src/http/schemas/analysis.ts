@@ -110,6 +110,7 @@ const Image = Type.Object(
     quality: nullable(Type.Ref('ImageQuality')),
     saliencyConsistency: nullable(share('Mean over the cells of this image; null without cells.')),
     cellCount: nullable(Type.Integer({ minimum: 0, description: 'Found cells of every class.' })),
+    model: Type.Optional(nullable(Type.Ref('Model'))),
     timingsMs: nullable(Type.Record(Type.String(), Type.Number(), { description: 'Stage durations in milliseconds.' })),
     problem: nullable(Type.Ref('StoredProblem')),
     links: Type.Object({

@@ -18,7 +18,7 @@ import type { Queues } from '../../../src/jobs/queues.js';
 import { type Database, openDatabase } from '../../../src/storage/database.js';
 import { finishAnalysis, saveImageFailure, saveImageResult, startImage } from '../../../src/storage/results.js';
 import type { ModelInfo } from '../../../src/vision/types.js';
-import { openTestDatabase, openTestQueues } from '../../support/database.js';
+import { openTestDatabase, openTestQueues, type TestDatabase, testObjects } from '../../support/database.js';
 
 export const MODEL: ModelInfo = {
   name: 'sg-cldff',
@@ -45,11 +45,11 @@ export interface Harness {
 
 /**
  * @param overrides Of the default configuration.
- * @param server `own`: an embedded server of its own below `dataDir`, for tests that take it away.
+ * @param server `own`: an embedded server of its own below `dataDir`, for tests that take it away; or a database that is open.
  */
 export async function startHarness(
   overrides: Partial<HttpConfig> = {},
-  server: 'shared' | 'own' = 'shared',
+  server: 'shared' | 'own' | TestDatabase = 'shared',
   outgoing?: HttpDeps['outgoing'],
 ): Promise<Harness> {
   const dataDir = await mkdtemp(join(tmpdir(), 'leukodiff-http-'));
@@ -57,7 +57,7 @@ export async function startHarness(
   const sink = new PassThrough().on('data', (chunk: Buffer) => lines.push(chunk.toString()));
   const logger = pino({ level: 'debug' }, sink);
   const { database, close: closeDatabase } =
-    server === 'shared' ? await openTestDatabase() : await openOwn(dataDir, logger);
+    server === 'own' ? await openOwn(dataDir, logger) : server === 'shared' ? await openTestDatabase() : server;
   const queues = await openTestQueues(database, logger);
   // Most tests are about something else than who may; those that are not ask for keys.
   const config: HttpConfig = { ...loadConfig({ ACCESS: 'open' }), dataDir, ...overrides };
@@ -101,7 +101,7 @@ export async function startHarness(
 }
 
 async function openOwn(dataDir: string, log: Logger): Promise<{ database: Database; close: () => Promise<void> }> {
-  const database = await openDatabase({ dataDir, log });
+  const database = await openDatabase({ dataDir, log, objects: testObjects() });
   return { database, close: () => database.close() };
 }
 

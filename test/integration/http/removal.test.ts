@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { sweep } from '../../../src/jobs/sweep.js';
 import { createMetrics } from '../../../src/observability/metrics.js';
 import type { AuditEntry } from '../../../src/storage/audit.js';
+import { removeUnreferencedObjects } from '../../../src/storage/image-objects.js';
 import { SILENT } from '../../support/database.js';
 import { KEEP_ALL } from '../../support/retention.js';
 import { expectContract } from './contract.js';
@@ -122,6 +123,7 @@ describe('on request', () => {
     expect((await rowsOf(ended)).length).toBeGreaterThan(6);
     for (const id of [ended, running]) {
       expect((await remove(`/analyses/${id}`)).statusCode).toBe(204);
+      await removeUnreferencedObjects(harness.database);
       expect(await rowsOf(id)).toEqual([]);
     }
     expect(await harness.spooled()).toEqual([]);

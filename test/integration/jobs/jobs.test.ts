@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Webhook } from 'standardwebhooks';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, inject, it } from 'vitest';
 import type { CellType } from '../../../src/hematology/cell-types.js';
 import { enqueueAnalysis, type Queues } from '../../../src/jobs/queues.js';
 import { type SweepDeps, sweep } from '../../../src/jobs/sweep.js';
@@ -18,9 +18,11 @@ import {
   waitForCompletion,
 } from '../../../src/storage/analyses.js';
 import { getCells } from '../../../src/storage/cells.js';
+import { openDatabase } from '../../../src/storage/database.js';
 import type { AnalysisDocument, Priority } from '../../../src/storage/documents.js';
 import { reviewCell, signAnalysis } from '../../../src/storage/reviews.js';
-import { UndecodableImageError, type Vision } from '../../../src/vision/index.js';
+import type { ApartVision } from '../../../src/vision/apart.js';
+import { AnalysisCrashedError, UndecodableImageError } from '../../../src/vision/index.js';
 import {
   openTestDatabase,
   openTestQueues,
@@ -29,8 +31,10 @@ import {
   queuePlace,
   SILENT,
   type TestDatabase,
+  testObjects,
 } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
+import { openNetwork } from '../../support/network.js';
 import { KEEP_ALL } from '../../support/retention.js';
 import { type Received, type Receiver, startReceiver } from '../../support/webhooks.js';
 import { startTestWorker, WORKER_CONFIG } from '../../support/worker.js';
@@ -58,7 +62,7 @@ afterEach(async () => {
   await test.close();
 });
 
-type Analyze = Vision['analyze'];
+type Analyze = ApartVision['analyze'];
 const oneNeutrophil: Analyze = async () => imageAnalysis([cellFinding('neutrophil')]);
 /** Images are told apart by their text. */
 const textOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
@@ -289,6 +293,59 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     await enqueueAnalysis(queues, { id, imageCount: 1, priority: 'routine' });
     expect((await ended(id)).problem?.code).toBe('image-interrupted');
     expect(runs).toBe(0);
+  });
+
+  it('run an image apart that ended its thread, and give it up after a bounded number of tries', async () => {
+    const apart: (boolean | undefined)[] = [];
+    work(async (bytes, options) => {
+      if (textOf(bytes) === 'good') return imageAnalysis([cellFinding('neutrophil')]);
+      apart.push(options?.apart);
+      throw new AnalysisCrashedError('the thread ended');
+    });
+    const document = await ended(await post(['good', 'poison']));
+    expect(document.differential?.totalWbc).toBe(1);
+    expect(document.images[1]?.problem?.code).toBe('image-interrupted');
+    expect(apart).toEqual([false, true, true]);
+  });
+
+  it('wait for a database that is away, and keep what they have found', async () => {
+    let runs = 0;
+    let found = (): void => undefined;
+    let letGo = (): void => undefined;
+    const running = new Promise<void>((settle) => {
+      found = settle;
+    });
+    const away = new Promise<void>((settle) => {
+      letGo = settle;
+    });
+    const url = new URL(test.url);
+    const network = await openNetwork(Number(url.port));
+    url.port = String(network.port);
+    const db = await openDatabase({
+      databaseUrl: url.href,
+      dataDir: '/nonexistent',
+      log: SILENT,
+      objects: testObjects(),
+    });
+    const analyze: Analyze = async () => {
+      runs += 1;
+      found();
+      await away;
+      return imageAnalysis([cellFinding('neutrophil')]);
+    };
+    const worker = work(analyze, { db });
+    const id = await post(['a']);
+    await running;
+    network.sever();
+    letGo();
+    await sleep(2_000);
+    network.heal();
+    const document = await ended(id);
+    expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 1 } });
+    expect(runs).toBe(1);
+    await worker.close(5_000);
+    await db.close();
+    await network.close();
   });
 
   it('give one result when they run twice', async () => {
@@ -614,7 +671,8 @@ describe(`trouble, queue on ${QUEUE_BACKEND}`, () => {
   it('a worker that is killed loses its images to another', async () => {
     const script = fileURLToPath(new URL('../../support/hanging-worker.ts', import.meta.url));
     const args = ['--import', 'tsx', script, place.databaseUrl, place.redisUrl ?? '', place.prefix ?? ''];
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const env = { ...process.env, TEST_S3_URL: inject('s3Url') };
+    const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
     const id = await post(['a', 'b']);
     await new Promise((settle) => child.stdout.once('data', settle));
     child.kill('SIGKILL');

@@ -59,10 +59,31 @@ describe('migrate', () => {
     expect(await query('SELECT * FROM more')).toEqual([]);
   });
 
-  it('refuses a database that a newer version migrated', async () => {
+  it('uses a database to which a newer version has added something', async () => {
     addMigration('20990101000000_future', 'CREATE TABLE future (n int);');
     await migrate(url, SILENT, directory);
-    await expect(migrate(url, SILENT)).rejects.toThrow(/another version of Leukodiff \(20990101000000_future\)/);
+    expect(await migrate(url, SILENT)).toEqual([]);
+    const database = await openDatabase({ databaseUrl: url, dataDir: '/nonexistent', log: SILENT });
+    await database.close();
+  });
+
+  it('refuses a database from which a newer version has taken something', async () => {
+    addMigration('20990101000000_future', 'CREATE TABLE future (n int);');
+    addMigration('20990102000000_breaking_past', 'ALTER TABLE images DROP COLUMN filename;');
+    await migrate(url, SILENT, directory);
+    await expect(migrate(url, SILENT)).rejects.toThrow(
+      /another version of Leukodiff \(20990101000000_future, 20990102000000_breaking_past\)/,
+    );
+  });
+
+  it('refuses a database that went another way', async () => {
+    await migrate(url, SILENT);
+    await query(`DELETE FROM _prisma_migrations WHERE migration_name LIKE '%_turns'`);
+    await query(
+      `INSERT INTO _prisma_migrations (id, checksum, migration_name, finished_at, applied_steps_count)
+       VALUES ('x', 'x', '20990101000000_other', now(), 1) RETURNING id`,
+    );
+    await expect(migrate(url, SILENT)).rejects.toThrow(/another version of Leukodiff \(20990101000000_other\)/);
   });
 
   it('says which migration failed, and goes no further with a half-changed database', async () => {

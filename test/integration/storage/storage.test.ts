@@ -138,6 +138,7 @@ describe('an order', () => {
         quality: null,
         saliencyConsistency: null,
         cellCount: null,
+        model: null,
         timingsMs: null,
         problem: null,
       },

@@ -44,6 +44,20 @@ describe('the message', () => {
     expect([...new Set(names)]).toEqual(['MSH', 'PID', 'ORC', 'OBR', 'NTE', 'OBX', 'SPM', '']);
   });
 
+  it('names every model that had a part in the result', () => {
+    const analysis = reportedAnalysis(resultOf(cellsOf(HEALTHY)));
+    const [image] = analysis.images;
+    if (image === undefined) throw new Error('no image');
+    const next = { name: 'sg-cldff', version: '1.1.0', sha256: '6a'.repeat(32) };
+    const images = [
+      { ...image, model: next },
+      { ...image, model: analysis.model },
+      { ...image, model: next },
+    ];
+    expect(values(parse(analysis), 18)[0]).toBe('sg-cldff 1.0.0');
+    expect(values(parse({ ...analysis, images }), 18)[0]).toBe('sg-cldff 1.1.0, sg-cldff 1.0.0');
+  });
+
   it('carries order, specimen and collection time', () => {
     const message = parse(reportCases()['preliminary']);
     expect(field(message, 'ORC', 2)).toBe('ORD-5');

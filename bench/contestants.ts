@@ -1,0 +1,244 @@
+/** Who is measured: each can be started on a database of its own, saturated, and stopped. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Redis } from 'ioredis';
+import { MODEL_DIR } from '../test/support/model-dir.js';
+import { type Counts, saturateDirect, saturateQueue, type Target, type Throughput } from './load.js';
+import { freePort, logEntry, type Running, start, until } from './processes.js';
+import type { Place, Servers } from './servers.js';
+import { figure } from './statistics.js';
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const MAIN = join(ROOT, 'dist', 'main.js');
+const PEERS = join(ROOT, 'bench', 'peers');
+const PYTHON = join(ROOT, 'bench', '.venv', 'bin', 'python');
+export const INSTALL_PEERS =
+  'python3 -m venv bench/.venv && bench/.venv/bin/pip install -r bench/peers/requirements.txt';
+/** Images that wait while the queue is full. */
+const DEPTH = 64;
+
+export interface Started {
+  readonly target: Target;
+  /** Processes whose group uses the processor for it. */
+  readonly processes: readonly Running[];
+  readonly place: Place;
+  saturate(forms: readonly Buffer[], seconds: number): Promise<Throughput>;
+  stop(): Promise<void>;
+}
+
+export interface Contestant {
+  readonly name: string;
+  /** What is tuned, in words. */
+  readonly setting: string;
+  start(): Promise<Started>;
+}
+
+/** Starts the program as an operator does, with a key of its first start. */
+export function leukodiff(
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+  nodeFlags: readonly string[] = [],
+): Running {
+  if (!existsSync(MAIN)) throw new Error('dist/main.js is missing: npm run build');
+  return start(process.execPath, [...nodeFlags, MAIN, ...args], {
+    MODEL_DIR,
+    EXECUTION_PROVIDER: 'cpu',
+    NODE_ENV: 'production',
+    LOG_FORMAT: 'json',
+    PORT: '0',
+    RATE_LIMIT_PER_MINUTE: '0',
+    ACCESS: 'open',
+    ...env,
+  });
+}
+
+export async function serviceTarget(running: Running): Promise<Target> {
+  const { address } = await logEntry(running, 'listening');
+  return { address: String(address), headers: {} };
+}
+
+export const counted = (place: Place) => async (): Promise<Counts> => {
+  const [row] = await place.query<{ done: string; failed: string; waiting: string }>(
+    `SELECT count(*) FILTER (WHERE status = 'completed') AS done, count(*) FILTER (WHERE status = 'failed') AS failed,
+              count(*) FILTER (WHERE status IN ('queued', 'processing')) AS waiting FROM images`,
+  );
+  if (Number(row?.failed) > 0) throw new Error(`${row?.failed} images failed`);
+  return { done: Number(row?.done), waiting: Number(row?.waiting) };
+};
+
+/** `leukodiff serve`, as it is unless `env` says otherwise. */
+export function service(
+  servers: Servers,
+  queue: 'postgres' | 'redis',
+  env: Readonly<Record<string, string>> = {},
+  nodeFlags: readonly string[] = [],
+): Contestant {
+  return {
+    name: queue === 'redis' ? 'Leukodiff, queue on Redis' : 'Leukodiff',
+    setting: Object.keys(env).length === 0 ? 'defaults' : JSON.stringify(env),
+    start: async () => {
+      const place = await servers.database();
+      // A queue of one round must not be found by the next: databases of Redis are numbered.
+      const redis = queue === 'redis' ? { REDIS_URL: await emptyRedis(servers) } : {};
+      const settings = {
+        DATABASE_URL: place.url,
+        DATA_DIR: servers.folder(),
+        MAX_QUEUE_DEPTH: String(DEPTH),
+        ...redis,
+        ...env,
+      };
+      const running = leukodiff(['serve'], settings, nodeFlags);
+      const target = await serviceTarget(running);
+      return {
+        target,
+        place,
+        processes: [running],
+        saturate: (forms, seconds) => saturateQueue(target, forms, DEPTH, seconds, counted(place)),
+        stop: async () => {
+          await running.stop();
+          await place.drop();
+        },
+      };
+    },
+  };
+}
+
+let redisDatabase = 0;
+/** One of the sixteen databases of the Redis server; by then what the first held is done or forgotten. */
+export async function emptyRedis({ redisUrl }: Servers): Promise<string> {
+  if (redisUrl === undefined) throw new Error('no redis-server in the path');
+  const url = `${redisUrl}/${redisDatabase++ % 16}`;
+  const client = new Redis(url);
+  await client.flushdb();
+  client.disconnect();
+  return url;
+}
+
+interface PeerSetting {
+  readonly workers: number;
+  readonly threads: number;
+}
+
+/** What a careful user would try on so many cores: a process for each, one process for all, and half as many of both. */
+export function peerSettings(cores: number): PeerSetting[] {
+  const half = Math.max(1, Math.round(cores / 2));
+  const all = [
+    { workers: cores, threads: 1 },
+    { workers: 1, threads: cores },
+    { workers: half, threads: Math.max(1, Math.floor(cores / half)) },
+  ];
+  return all.filter((one, i) => all.findIndex((other) => JSON.stringify(other) === JSON.stringify(one)) === i);
+}
+
+type PeerKind = 'direct' | 'queued' | 'litserve';
+const PEER_NAMES: Readonly<Record<PeerKind, string>> = {
+  direct: 'FastAPI + uvicorn, synchronous',
+  queued: 'FastAPI + arq (Redis)',
+  litserve: 'LitServe',
+};
+
+/** Undefined where a peer cannot run here, with the reason on standard error. */
+export function peer(servers: Servers, kind: PeerKind, { workers, threads }: PeerSetting): Contestant {
+  if (!existsSync(PYTHON)) throw new Error(`no ${PYTHON}: ${INSTALL_PEERS}`);
+  return {
+    name: PEER_NAMES[kind],
+    setting: `${workers} process${workers === 1 ? '' : 'es'} × ${threads} thread${threads === 1 ? '' : 's'}`,
+    start: async () => {
+      const place = await servers.database(false);
+      const port = await freePort();
+      const env = {
+        MODEL_DIR,
+        PEER_THREADS: String(threads),
+        PEER_WORKERS: String(workers),
+        PEER_PORT: String(port),
+        PEER_DATABASE_URL: place.url,
+        PYTHONPATH: PEERS,
+        PYTHONDONTWRITEBYTECODE: '1',
+        ...(kind === 'queued' ? { PEER_REDIS_URL: await emptyRedis(servers), PEER_QUEUE: 'peer' } : {}),
+      };
+      const uvicorn = (module: string, count: number): Running =>
+        start(
+          PYTHON,
+          [
+            '-m',
+            'uvicorn',
+            `${module}:app`,
+            '--port',
+            String(port),
+            '--workers',
+            String(count),
+            '--log-level',
+            'warning',
+          ],
+          env,
+        );
+      const processes =
+        kind === 'direct'
+          ? [uvicorn('direct', workers)]
+          : kind === 'litserve'
+            ? [start(PYTHON, [join(PEERS, 'litserve_server.py')], env)]
+            : [
+                uvicorn('queued', 1),
+                ...Array.from({ length: workers }, () => start(PYTHON, ['-m', 'arq', 'queued.WorkerSettings'], env)),
+              ];
+      const target = { address: `http://127.0.0.1:${port}`, headers: {} };
+      const [front] = processes;
+      if (front === undefined) throw new Error('nothing was started');
+      await until(front, () => answers(`${target.address}/health`));
+      const count = async (): Promise<Counts> => {
+        const [row] = await place.query<{ done: string; waiting: string }>(
+          `SELECT count(*) FILTER (WHERE status = 'completed') AS done,
+                  count(*) FILTER (WHERE status = 'queued') AS waiting FROM peer_images`,
+        );
+        return { done: Number(row?.done), waiting: Number(row?.waiting) };
+      };
+      return {
+        target,
+        place,
+        processes,
+        saturate: (forms, seconds) =>
+          kind === 'queued'
+            ? saturateQueue(target, forms, DEPTH, seconds, count)
+            : saturateDirect(target, forms, Math.max(2, 2 * workers), seconds),
+        stop: async () => {
+          await Promise.all(processes.map((one) => one.stop()));
+          await place.drop();
+        },
+      };
+    },
+  };
+}
+
+async function answers(url: string): Promise<true | undefined> {
+  try {
+    return (await fetch(url)).ok ? true : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The best of several settings by a short trial of each. */
+export async function tuned(
+  candidates: readonly Contestant[],
+  forms: readonly Buffer[],
+  seconds: number,
+): Promise<{ readonly best: Contestant; readonly tried: readonly { setting: string; imagesPerSecond: number }[] }> {
+  const tried: { setting: string; imagesPerSecond: number; contestant: Contestant }[] = [];
+  for (const contestant of candidates) {
+    const started = await contestant.start();
+    try {
+      const { imagesPerSecond } = await started.saturate(forms, seconds);
+      tried.push({ setting: contestant.setting, imagesPerSecond, contestant });
+      console.log(`  ${contestant.name}, ${contestant.setting}: ${figure(imagesPerSecond)} images/s`);
+    } finally {
+      await started.stop();
+    }
+  }
+  const [first] = [...tried].sort((a, b) => b.imagesPerSecond - a.imagesPerSecond);
+  if (first === undefined) throw new Error('nothing to choose from');
+  return {
+    best: first.contestant,
+    tried: tried.map(({ setting, imagesPerSecond }) => ({ setting, imagesPerSecond })),
+  };
+}

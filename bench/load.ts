@@ -1,0 +1,194 @@
+/** Load from outside: orders posted, results read, over connections that stay open, with bodies made beforehand. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Pool } from 'undici';
+import { MICRONS_PER_PIXEL } from './images.js';
+import { quantile } from './statistics.js';
+
+const BOUNDARY = 'leukodiff-bench';
+
+export interface Target {
+  readonly address: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/** A form with the images and the scale. */
+export function formOf(images: readonly Buffer[]): Buffer {
+  const field = `--${BOUNDARY}\r\nContent-Disposition: form-data; name="micronsPerPixel"\r\n\r\n${MICRONS_PER_PIXEL}\r\n`;
+  const parts = images.flatMap((image, i) => [
+    Buffer.from(
+      `--${BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="field-${i}.img"\r\n` +
+        'Content-Type: application/octet-stream\r\n\r\n',
+    ),
+    image,
+    Buffer.from('\r\n'),
+  ]);
+  return Buffer.concat([Buffer.from(field), ...parts, Buffer.from(`--${BOUNDARY}--\r\n`)]);
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly ms: number;
+  readonly text: string;
+}
+
+export class Client {
+  private readonly pool: Pool;
+
+  constructor(
+    private readonly target: Target,
+    connections: number,
+  ) {
+    this.pool = new Pool(target.address, { connections, headersTimeout: 600_000, bodyTimeout: 600_000 });
+  }
+
+  post(form: Buffer, headers: Readonly<Record<string, string>> = {}): Promise<Answer> {
+    const type = `multipart/form-data; boundary=${BOUNDARY}`;
+    return this.send('POST', '/analyze', { ...headers, 'content-type': type }, form);
+  }
+
+  get(path: string): Promise<Answer> {
+    return this.send('GET', path, {});
+  }
+
+  close(): Promise<void> {
+    return this.pool.close();
+  }
+
+  private async send(
+    method: 'GET' | 'POST',
+    path: string,
+    headers: Readonly<Record<string, string>>,
+    body?: Buffer,
+  ): Promise<Answer> {
+    const begun = performance.now();
+    const response = await this.pool.request({
+      method,
+      path,
+      headers: { ...this.target.headers, ...headers },
+      ...(body === undefined ? {} : { body }),
+    });
+    const text = await response.body.text();
+    return { status: response.statusCode, ms: performance.now() - begun, text };
+  }
+}
+
+export interface Throughput {
+  readonly imagesPerSecond: number;
+  /** Of answers, in milliseconds. */
+  readonly p50: number;
+  readonly p99: number;
+  /** Answers 429: the queue was full. */
+  readonly refused: number;
+}
+
+/** Requests that answer with the result: `lanes` of them at a time for so many seconds, after a second that does not count. */
+export async function saturateDirect(
+  target: Target,
+  forms: readonly Buffer[],
+  lanes: number,
+  seconds: number,
+): Promise<Throughput> {
+  const client = new Client(target, lanes);
+  const latencies: number[] = [];
+  const from = performance.now() + 1000;
+  const to = from + seconds * 1000;
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (performance.now() < to) {
+      const { status, ms, text } = await client.post(forms[next++ % forms.length] ?? Buffer.alloc(0));
+      if (status !== 200) throw new Error(`answered ${status}: ${text.slice(0, 500)}`);
+      const now = performance.now();
+      if (now >= from && now < to) latencies.push(ms);
+    }
+  };
+  await Promise.all(Array.from({ length: lanes }, lane));
+  await client.close();
+  const { length } = latencies;
+  return {
+    imagesPerSecond: length / seconds,
+    p50: quantile(latencies, 0.5),
+    p99: quantile(latencies, 0.99),
+    refused: 0,
+  };
+}
+
+export interface Counts {
+  readonly done: number;
+  readonly waiting: number;
+}
+
+/** Orders that are answered before they are done: the queue is kept full, and what is done is counted in the database. */
+export async function saturateQueue(
+  target: Target,
+  forms: readonly Buffer[],
+  depth: number,
+  seconds: number,
+  count: () => Promise<Counts>,
+): Promise<Throughput> {
+  const lanes = 2;
+  const client = new Client(target, lanes);
+  const latencies: number[] = [];
+  let refused = 0;
+  let next = 0;
+  const fill = async (wanted: number): Promise<void> => {
+    let left = wanted;
+    const lane = async (): Promise<void> => {
+      while (left-- > 0) {
+        const { status, ms, text } = await client.post(forms[next++ % forms.length] ?? Buffer.alloc(0));
+        if (status === 429) refused++;
+        else if (status === 202) latencies.push(ms);
+        else throw new Error(`answered ${status}: ${text.slice(0, 500)}`);
+      }
+    };
+    await Promise.all(Array.from({ length: lanes }, lane));
+  };
+  await fill(depth);
+  await sleep(1000);
+  latencies.length = 0;
+  const before = await count();
+  const begun = performance.now();
+  let now = before;
+  while (performance.now() - begun < seconds * 1000) {
+    await fill(depth - now.waiting);
+    await sleep(100);
+    now = await count();
+  }
+  const elapsed = (performance.now() - begun) / 1000;
+  await client.close();
+  return {
+    imagesPerSecond: (now.done - before.done) / elapsed,
+    p50: quantile(latencies, 0.5),
+    p99: quantile(latencies, 0.99),
+    refused,
+  };
+}
+
+export interface Reads {
+  readonly perSecond: number;
+  readonly p50: number;
+  readonly p99: number;
+}
+
+/** The same reads again and again over so many connections. */
+export async function readAgain(
+  target: Target,
+  paths: readonly string[],
+  seconds: number,
+  connections = 16,
+): Promise<Reads> {
+  const client = new Client(target, connections);
+  const latencies: number[] = [];
+  const from = performance.now() + 500;
+  const to = from + seconds * 1000;
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (performance.now() < to) {
+      const { status, ms } = await client.get(paths[next++ % paths.length] ?? '/');
+      if (status !== 200) throw new Error(`a read was answered ${status}`);
+      if (performance.now() >= from) latencies.push(ms);
+    }
+  };
+  await Promise.all(Array.from({ length: connections }, lane));
+  await client.close();
+  return { perSecond: latencies.length / seconds, p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99) };
+}

@@ -1,0 +1,153 @@
+/** Programs that are measured: started apart, watched through /proc, ended again whatever happens. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const START_TIMEOUT_MS = 90_000;
+const STOP_TIMEOUT_MS = 20_000;
+/** Linux counts processor time in these, on every platform that Node supports. */
+const TICKS_PER_SECOND = 100;
+
+export interface Running {
+  readonly pid: number;
+  readonly output: () => string;
+  /** Resolves with the exit code. */
+  readonly ended: Promise<number | null>;
+  stop(): Promise<void>;
+}
+
+const started = new Set<ChildProcess>();
+process.once('exit', killAll);
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+
+/** In a group of its own, so that a server's workers end with it. */
+export function start(command: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Running {
+  const child = spawn(command, args, {
+    env: { PATH: process.env['PATH'] ?? '', HOME: process.env['HOME'] ?? '/', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+  started.add(child);
+  let text = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      // Enough to find what it says at its start, and why it ended.
+      text = (text + chunk.toString()).slice(-200_000);
+    });
+  }
+  const ended = new Promise<number | null>((settle, fail) => {
+    child.once('error', fail);
+    child.once('close', (code) => {
+      started.delete(child);
+      settle(code);
+    });
+  });
+  ended.catch(() => undefined);
+  const { pid } = child;
+  if (pid === undefined) throw new Error(`${command} cannot be started`);
+  const signal = (name: NodeJS.Signals): void => {
+    try {
+      process.kill(-pid, name);
+    } catch {
+      // It has ended.
+    }
+  };
+  return {
+    pid,
+    output: () => text,
+    ended,
+    stop: async () => {
+      child.kill('SIGTERM');
+      await Promise.race([ended, sleep(STOP_TIMEOUT_MS, undefined, { ref: false })]);
+      signal('SIGKILL');
+      await ended;
+    },
+  };
+}
+
+/** Last resort, whatever ended the measurement. */
+function killAll(): void {
+  for (const { pid } of started) {
+    try {
+      if (pid !== undefined) process.kill(-pid, 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
+/** Waits until `ready` gives something; throws with the program's last words when it ends or the time is over. */
+export async function until<T>(
+  running: Running,
+  ready: () => Promise<T | undefined> | T | undefined,
+  timeoutMs = START_TIMEOUT_MS,
+): Promise<T> {
+  let over = false;
+  const end = (): void => {
+    over = true;
+  };
+  running.ended.then(end, end);
+  const deadline = Date.now() + timeoutMs;
+  for (;;) {
+    const found = await ready();
+    if (found !== undefined) return found;
+    if (over || Date.now() > deadline) {
+      throw new Error(`${over ? 'ended early' : 'not ready in time'}:\n${running.output().slice(-3000)}`);
+    }
+    await sleep(50);
+  }
+}
+
+/** A line of the service's log with this message. */
+export function logEntry(running: Running, message: string): Promise<Record<string, unknown>> {
+  return until(running, () => {
+    const line = running
+      .output()
+      .split('\n')
+      .find((one) => one.includes(`"msg":"${message}"`));
+    return line === undefined ? undefined : (JSON.parse(line) as Record<string, unknown>);
+  });
+}
+
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const probe = createServer().once('error', reject);
+    probe.listen(0, '127.0.0.1', () => {
+      const address = probe.address();
+      probe.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
+    });
+  });
+}
+
+/** Peak resident memory in MB; NaN where there is no /proc. */
+export function peakMemoryMb(pid: number): number {
+  if (!existsSync(`/proc/${pid}/status`)) return Number.NaN;
+  const kb = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  return kb === undefined ? Number.NaN : (Number(kb) * 1024) / 1e6;
+}
+
+/** Processor seconds that a process and its children used so far, by the command lines that hold `within`'s group. */
+export function cpuSeconds(group: number): number {
+  if (!existsSync('/proc')) return Number.NaN;
+  let ticks = 0;
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      const fields = readFileSync(`/proc/${name}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
+      if (Number(fields[2]) === group) ticks += Number(fields[11]) + Number(fields[12]);
+    } catch {
+      // It ended in between.
+    }
+  }
+  return ticks / TICKS_PER_SECOND;
+}
+
+export function has(command: string): boolean {
+  try {
+    execFileSync('which', [command], { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,68 @@
+/**
+ * `npm run bench:profile`: where the service's time goes. Runs it at saturation under Node's profiler, and writes a flame graph for its
+ * main thread and one for each inference thread to bench/results, with a table of what took longest.
+ *
+ *     npm run bench:profile -- --seconds 10
+ */
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { counted, service } from './contestants.js';
+import { type CpuProfile, callTree, flameGraph, selfTimes } from './flame.js';
+import { cameraFrames } from './images.js';
+import { formOf } from './load.js';
+import { readOptions } from './options.js';
+import { conditions, describe, resultFile } from './results.js';
+import { startServers } from './servers.js';
+
+const { seconds } = readOptions({ rounds: 1, seconds: 10 });
+const measuredUnder = conditions();
+const IDLE = '(idle)';
+const LISTED = 15;
+
+const servers = await startServers();
+try {
+  const folder = join(servers.folder(), 'profiles');
+  mkdirSync(folder);
+  const forms = (await cameraFrames()).map((frame) => formOf([frame]));
+  const profiled = service(servers, 'postgres', {}, ['--cpu-prof', `--cpu-prof-dir=${folder}`]);
+  const started = await profiled.start();
+  await started.saturate(forms, seconds);
+  const { done } = await counted(started.place)();
+  // Node writes the profiles when the process ends.
+  await started.stop();
+  const sections = readdirSync(folder)
+    .sort((a, b) => threadOf(a) - threadOf(b))
+    .map((file, i) => {
+      const tree = callTree(JSON.parse(readFileSync(join(folder, file), 'utf8')) as CpuProfile);
+      const threads = i === 0 ? 'main thread' : `inference thread ${i}`;
+      writeFileSync(resultFile(`flame-${i === 0 ? 'main' : `inference-${i}`}.svg`), flameGraph(threads, tree));
+      const times = selfTimes(tree).filter(({ name }) => name !== IDLE);
+      return [
+        `## ${threads[0]?.toUpperCase()}${threads.slice(1)}`,
+        '',
+        '| function itself | ms an image |',
+        '|---|---|',
+        ...times.slice(0, LISTED).map(({ name, us }) => `| \`${name}\` | ${(us / 1000 / done).toFixed(2)} |`),
+        '',
+      ].join('\n');
+    });
+  const page = [
+    '# Where the time goes',
+    '',
+    describe(measuredUnder),
+    `The service at saturation, ${done} camera frames from its start to its end. Waiting is left out; native code (networks, libvips) on`,
+    'other threads does not show, a run of a network shows as `(anonymous) backend.js`.',
+    '',
+    ...sections,
+  ].join('\n');
+  writeFileSync(resultFile('profile.md'), page);
+  console.log(page.replaceAll(fileURLToPath(new URL('..', import.meta.url)), ''));
+} finally {
+  await servers.stop();
+}
+
+/** Node names a profile `CPU.date.time.process.thread.number.cpuprofile`; the main thread is 0. */
+function threadOf(file: string): number {
+  return Number(file.split('.')[4]);
+}

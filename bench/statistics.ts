@@ -1,0 +1,26 @@
+/** The few figures that are told of several measurements. */
+export interface Spread {
+  readonly median: number;
+  readonly low: number;
+  readonly high: number;
+  readonly rounds: number;
+}
+
+/** Nearest-rank quantile; NaN of nothing. */
+export function quantile(values: readonly number[], q: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(q * sorted.length) - 1)] ?? Number.NaN;
+}
+
+export function spread(values: readonly number[]): Spread {
+  return { median: quantile(values, 0.5), low: Math.min(...values), high: Math.max(...values), rounds: values.length };
+}
+
+/** As a person reads it: three figures. */
+export function figure(value: number): string {
+  if (!Number.isFinite(value)) return '–';
+  return Math.abs(value) >= 100 ? Math.round(value).toLocaleString('en') : Number(value.toPrecision(3)).toString();
+}
+
+export const told = ({ median, low, high, rounds }: Spread): string =>
+  rounds > 1 ? `${figure(median)} (${figure(low)}–${figure(high)})` : figure(median);

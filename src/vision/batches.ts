@@ -1,0 +1,80 @@
+/**
+ * How crops of several images share a run of the cells network: which of the waiting ones go together, and how the answer
+ * is taken apart again. Pure; the pool (infer.ts) owns threads and time.
+ */
+import type { CellsInput, CellsOutput } from './infer-messages.js';
+
+/** Crops in one run. On a processor larger runs gain nothing and keep others waiting; a GPU wants more of them. */
+export const BATCH_CROPS = { cpu: 16, cuda: 64 } as const;
+
+/** The sizes that a run may have on a GPU, which searches for kernels anew at every further shape: 1, 2, 4 … and the most. */
+export function bucketsUpTo(most: number): number[] {
+  const buckets: number[] = [];
+  for (let size = 1; size < most; size *= 2) buckets.push(size);
+  return [...buckets, most];
+}
+
+/** The smallest bucket that holds so many crops; the count itself where no bucket does, or where there are none. */
+export function bucketOf(count: number, buckets: readonly number[]): number {
+  return buckets.find((size) => size >= count) ?? count;
+}
+
+/** Part of an input, on the same memory. */
+export function partOf(input: CellsInput, first: number, count: number): CellsInput {
+  const crop = input.crops.length / input.count;
+  const prior = input.prior.length / input.count;
+  return {
+    kind: 'cells',
+    count,
+    crops: input.crops.subarray(first * crop, (first + count) * crop),
+    prior: input.prior.subarray(first * prior, (first + count) * prior),
+  };
+}
+
+type Values = Omit<CellsOutput, 'kind' | 'count'>;
+const VALUES: readonly (keyof Values)[] = [
+  'probabilities',
+  'segmentation',
+  'cam',
+  'consistency',
+  'attributes',
+  'reject',
+];
+
+/** The answer for one input of a run that held several, on the memory of the run's answer. */
+export function answerPart(output: CellsOutput, first: number, count: number): CellsOutput {
+  const part = (values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> => {
+    const length = values.length / output.count;
+    return values.subarray(first * length, (first + count) * length);
+  };
+  return {
+    kind: 'cells',
+    count,
+    probabilities: part(output.probabilities),
+    segmentation: part(output.segmentation),
+    cam: part(output.cam),
+    consistency: part(output.consistency),
+    attributes: part(output.attributes),
+    reject: part(output.reject),
+  };
+}
+
+/** The answers for consecutive parts of one input, in one piece. */
+export function joinAnswers(parts: readonly CellsOutput[]): CellsOutput {
+  const [only] = parts;
+  if (only !== undefined && parts.length === 1) return only;
+  const joined = (key: keyof Values): Float32Array<ArrayBuffer> => {
+    const all = new Float32Array(parts.reduce((sum, part) => sum + part[key].length, 0));
+    let at = 0;
+    for (const part of parts) {
+      all.set(part[key], at);
+      at += part[key].length;
+    }
+    return all;
+  };
+  const values = Object.fromEntries(VALUES.map((key) => [key, joined(key)])) as Record<
+    keyof Values,
+    Float32Array<ArrayBuffer>
+  >;
+  return { kind: 'cells', count: parts.reduce((sum, { count }) => sum + count, 0), ...values };
+}
