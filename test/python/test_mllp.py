@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import hl7
 from hl7.mllp import start_hl7_server
-
 from service import ROOT, Service, running_service
 
 WAIT_SECONDS = 120
