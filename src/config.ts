@@ -515,7 +515,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'Base address of a FHIR R4 server that results are written to as transactions. Not set: none.',
     urlOf('http:', 'https:'),
   ),
-  secretVariable('FHIR_SERVER_TOKEN', 'fhirServerToken', null, 'Bearer token for FHIR_SERVER.', bearerToken),
+  secretVariable('FHIR_SERVER_TOKEN', 'fhirServerToken', null, 'Bearer token for FHIR_SERVER.', printableWord),
   variable(
     'IMAGE_STORAGE',
     'imageStorage',
@@ -537,9 +537,9 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     's3AccessKeyId',
     null,
     'Key for S3_BUCKET, with S3_SECRET_ACCESS_KEY. Not set: as the AWS SDK finds it (role of the machine, environment).',
-    accessKey,
+    printableWord,
   ),
-  secretVariable('S3_SECRET_ACCESS_KEY', 's3SecretAccessKey', null, 'Secret of S3_ACCESS_KEY_ID.', accessKey),
+  secretVariable('S3_SECRET_ACCESS_KEY', 's3SecretAccessKey', null, 'Secret of S3_ACCESS_KEY_ID.', printableWord),
   variable('LOG_LEVEL', 'logLevel', 'info', `One of ${LOG_LEVELS.join(', ')}.`, oneOf(...LOG_LEVELS)),
   variable(
     'LOG_FORMAT',
@@ -724,12 +724,6 @@ function hl7Destination(text: string): Hl7Destination {
   return { host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port), tls: url.protocol === 'mllps:' };
 }
 
-/** Half of an S3 key; a space is the trace of a file with more in it. */
-function accessKey(text: string): string {
-  if (/\s/.test(text)) throw new Error('must be one word without spaces');
-  return text;
-}
-
 function bucketName(text: string): string {
   if (!/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(text)) {
     throw new Error('must be the name of a bucket: 3 to 63 small letters, digits, points and hyphens');
@@ -738,7 +732,7 @@ function bucketName(text: string): string {
 }
 
 /** A secret: the message does not repeat it. */
-function bearerToken(text: string): string {
+function printableWord(text: string): string {
   if (!/^[\x21-\x7e]+$/.test(text)) throw new Error('must be printable ASCII without spaces');
   return text;
 }

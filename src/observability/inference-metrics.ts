@@ -6,7 +6,7 @@ export function createInferenceMetrics(registry: Registry): InferenceObserver {
   const registers = [registry];
   const seconds = new Histogram({
     name: 'leukodiff_inference_duration_seconds',
-    help: 'Time of one run of a network, its way to the thread and back included.',
+    help: 'Time of one completed run of a network.',
     labelNames: ['network'],
     buckets: [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 5, 20],
     registers,
@@ -23,7 +23,8 @@ export function createInferenceMetrics(registry: Registry): InferenceObserver {
     registers,
   });
   return {
-    ran: ({ network, size, durationMs }) => {
+    ran: ({ network, size, durationMs, outcome }) => {
+      if (outcome !== 'completed') return;
       seconds.observe({ network }, durationMs / 1000);
       if (network === 'cells') batch.observe(size);
     },

@@ -6,7 +6,7 @@
 import { type CellAnswer, inferCells } from './cells.js';
 import { imageConsistency } from './consistency.js';
 import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
-import { type BatchReport, createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
+import { createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
 import { type Located, locateCells } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
@@ -18,7 +18,7 @@ import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from
 
 export type { DecodeLimits } from './decode.js';
 export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
-export type { BatchReport, InferenceObserver } from './infer.js';
+export type { InferenceObserver } from './infer.js';
 export * from './render.js';
 export type * from './types.js';
 
@@ -42,8 +42,6 @@ export interface VisionOptions {
   readonly batchCrops?: number;
   /** How long crops may wait for those of other images, in milliseconds; default 0: only what waits already shares a run. */
   readonly batchDelayMs?: number;
-  /** Called after every run of the cells network, also those that failed and are repeated. */
-  readonly onBatch?: (report: BatchReport) => void;
   readonly limits?: DecodeLimits;
   readonly onLog?: (entry: VisionLogEntry) => void;
   readonly observer?: InferenceObserver;
@@ -86,7 +84,6 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
     ...(options.workers === undefined ? {} : { workers: options.workers }),
     ...(options.batchCrops === undefined ? {} : { batchCrops: options.batchCrops }),
     ...(options.batchDelayMs === undefined ? {} : { batchDelayMs: options.batchDelayMs }),
-    ...(options.onBatch === undefined ? {} : { onBatch: options.onBatch }),
     ...(options.onLog === undefined ? {} : { onLog: options.onLog }),
     ...(options.observer === undefined ? {} : { observer: options.observer }),
   });

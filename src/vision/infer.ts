@@ -18,16 +18,6 @@ import type {
 import { checkSignatures, type Model } from './manifest.js';
 import { sizingFor } from './sizing.js';
 
-/** One run of the cells network. */
-export interface BatchReport {
-  readonly crops: number;
-  /** Inputs that shared the run. */
-  readonly inputs: number;
-  readonly durationMs: number;
-  /** What a run that did not complete held is run again: by halves, or each input alone. */
-  readonly outcome: 'completed' | 'failed' | 'out_of_memory';
-}
-
 export interface InferencePoolOptions {
   readonly model: Model;
   readonly executionProvider: 'auto' | 'cuda' | 'cpu';
@@ -39,7 +29,6 @@ export interface InferencePoolOptions {
   readonly batchCrops?: number;
   /** How long crops may wait for others before they run without them; default 0: only what waits already shares a run. */
   readonly batchDelayMs?: number;
-  readonly onBatch?: (report: BatchReport) => void;
   /** Another worker script, for tests that make one crash. */
   readonly workerUrl?: URL;
   /** Default HUNG_MS. */
@@ -52,11 +41,17 @@ export interface InferencePoolOptions {
   }) => void;
 }
 
-/** One run of a network; `size`: crops in the batch, 1 for a field. */
+/** One run of a network. */
 export interface NetworkRun {
   readonly network: 'saliency' | 'cells';
+  /** Crops in the run, 1 for a field. */
   readonly size: number;
+  /** Inputs that shared it. */
+  readonly inputs: number;
+  /** In the thread. */
   readonly durationMs: number;
+  /** What a run that did not complete held is run again: by halves, or each input alone. */
+  readonly outcome: 'completed' | 'failed' | 'out_of_memory';
 }
 
 /** Told what the pool does, for whoever measures it. */
@@ -413,12 +408,7 @@ class Pool implements InferencePool {
   }
 
   private answered({ tasks }: Run, { output, durationMs }: Extract<WorkerMessage, { type: 'result' }>): void {
-    if (output.kind === 'cells') this.report(tasks, durationMs, 'completed');
-    const run =
-      output.kind === 'cells'
-        ? ({ network: 'cells', size: cropsOf(tasks) } as const)
-        : ({ network: 'saliency', size: 1 } as const);
-    this.options.observer?.ran({ ...run, durationMs });
+    this.report(tasks, durationMs, 'completed');
     let at = 0;
     for (const task of tasks) {
       if (task.kind === 'field') {
@@ -435,7 +425,7 @@ class Pool implements InferencePool {
   private failed({ tasks }: Run, error: Extract<WorkerMessage, { type: 'error' }>): void {
     const { message, outOfMemory, durationMs } = error;
     const crops = cropsOf(tasks);
-    if (crops > 0) this.report(tasks, durationMs, outOfMemory ? 'out_of_memory' : 'failed');
+    this.report(tasks, durationMs, outOfMemory ? 'out_of_memory' : 'failed');
     if (outOfMemory && crops > 1) {
       this.batch = Math.min(this.batch, Math.ceil(crops / 2));
       this.memoryRanOutAt = performance.now();
@@ -527,8 +517,10 @@ class Pool implements InferencePool {
     for (const { run } of this.slots) for (const { job } of run?.tasks ?? []) job.reject(error);
   }
 
-  private report(tasks: readonly Task[], durationMs: number, outcome: BatchReport['outcome']): void {
-    this.options.onBatch?.({ crops: cropsOf(tasks), inputs: tasks.length, durationMs, outcome });
+  private report(tasks: readonly Task[], durationMs: number, outcome: NetworkRun['outcome']): void {
+    const crops = cropsOf(tasks);
+    const run = crops > 0 ? ({ network: 'cells', size: crops } as const) : ({ network: 'saliency', size: 1 } as const);
+    this.options.observer?.ran({ ...run, inputs: tasks.length, durationMs, outcome });
   }
 
   private log(level: 'info' | 'warn', message: string, details: Readonly<Record<string, string | number>>): void {

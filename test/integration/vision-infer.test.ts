@@ -9,10 +9,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { partOf } from '../../src/vision/batches.js';
 import { AnalysisCrashedError, ExecutionProviderError, InferenceError, ModelError } from '../../src/vision/errors.js';
 import {
-  type BatchReport,
   createInferencePool,
   type InferencePool,
   type InferencePoolOptions,
+  type NetworkRun,
 } from '../../src/vision/infer.js';
 import type { CellsInput, FieldInput } from '../../src/vision/infer-messages.js';
 import { loadModel, type Model } from '../../src/vision/manifest.js';
@@ -201,18 +201,23 @@ describe('the inference pool', () => {
 
 describe('runs that jobs share', () => {
   let pool: InferencePool | undefined;
-  let runs: BatchReport[] = [];
+  let runs: NetworkRun[] = [];
   const open = async (over: Partial<InferencePoolOptions> = {}): Promise<InferencePool> => {
     runs = [];
-    const onBatch = (report: BatchReport): number => runs.push(report);
-    pool = await createInferencePool({ model, executionProvider: 'cpu', threads: 1, onBatch, ...over });
+    const observer = {
+      ran: (run: NetworkRun) => {
+        if (run.network === 'cells') runs.push(run);
+      },
+      crashed: () => undefined,
+    };
+    pool = await createInferencePool({ model, executionProvider: 'cpu', threads: 1, observer, ...over });
     return pool;
   };
   afterEach(async () => {
     await pool?.close();
     pool = undefined;
   });
-  const shapes = (): string[] => runs.map(({ inputs, crops: count, outcome }) => `${inputs}/${count} ${outcome}`);
+  const shapes = (): string[] => runs.map(({ inputs, size: count, outcome }) => `${inputs}/${count} ${outcome}`);
 
   /** Crops that differ, from a seed. */
   const drawn = (count: number, seed: number): CellsInput => {
@@ -253,8 +258,8 @@ describe('runs that jobs share', () => {
     const inputs = [drawn(1, 1), drawn(3, 2), drawn(2, 3), drawn(10, 4), drawn(1, 5)];
     const answers = await Promise.all(inputs.map((input) => running.cells(input)));
     expect(answers.map(({ count }) => count)).toEqual([1, 3, 2, 10, 1]);
-    expect(Math.max(...runs.map(({ crops: count }) => count))).toBe(4);
-    expect(runs.reduce((sum, { crops: count }) => sum + count, 0)).toBe(17);
+    expect(Math.max(...runs.map(({ size: count }) => count))).toBe(4);
+    expect(runs.reduce((sum, { size: count }) => sum + count, 0)).toBe(17);
     const last = inputs[3];
     if (last === undefined) throw new Error('no such input');
     const again = await running.cells(partOf(last, 9, 1));
@@ -333,7 +338,7 @@ describe('runs that jobs share', () => {
       [3, 3],
     ]);
     expect(shapes().slice(0, 2)).toEqual(['1/10 out_of_memory', '1/5 out_of_memory']);
-    expect(Math.max(...runs.slice(2).map(({ crops: count }) => count))).toBe(3);
+    expect(Math.max(...runs.slice(2).map(({ size: count }) => count))).toBe(3);
     expect(log).toContainEqual(expect.objectContaining({ level: 'warn', details: { crops: 10, batchCrops: 5 } }));
     // It has learnt: the next one does not run into the same wall.
     const before = runs.length;

@@ -83,8 +83,8 @@ describe('metrics', () => {
 
   it('tell the runs of the networks', async () => {
     const { inference, registry } = createMetrics({ version: '1' });
-    inference.ran({ network: 'cells', size: 5, durationMs: 60 });
-    inference.ran({ network: 'saliency', size: 1, durationMs: 7 });
+    inference.ran({ network: 'cells', size: 5, inputs: 2, durationMs: 60, outcome: 'completed' });
+    inference.ran({ network: 'saliency', size: 1, inputs: 1, durationMs: 7, outcome: 'completed' });
     inference.crashed();
     const text = await registry.metrics();
     expect(text).toContain('leukodiff_inference_batch_cells_sum 5\n');
