@@ -3,7 +3,7 @@
  *
  *     tsx bench/bare.ts '{"sessions":1,"threads":2,"lanes":2,"seconds":5}'     prints what it measured as JSON
  */
-import { createVision } from '../src/vision/index.js';
+import { createVision } from '../dist/vision/index.js';
 import { MODEL_DIR } from '../test/support/model-dir.js';
 import type { BareResult, BareSetting } from './bare-process.js';
 import { cameraFrames, MICRONS_PER_PIXEL } from './images.js';

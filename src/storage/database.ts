@@ -8,6 +8,7 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgre
 import { PrismaClient } from './generated/client.js';
 import { migrate } from './migrate.js';
 import type { ObjectStore } from './object-store.js';
+import { PreparingClient } from './preparing-client.js';
 
 /** PostgreSQL 14 is the oldest that its makers still maintain, and more than the queue needs (13). */
 const MINIMUM_SERVER_VERSION = 140_000;
@@ -97,6 +98,7 @@ async function open(url: string, embedded: EmbeddedPostgres | null, options: Dat
 /** Opens no connection before it is asked for one. */
 function openPool(url: string, max: number, log: Logger): pg.Pool {
   const pool = new pg.Pool({
+    Client: PreparingClient,
     connectionString: url,
     max,
     // pg waits for ever by default; a pool that is used up for this long is an outage, not a queue.

@@ -20,29 +20,26 @@ const PIECE_BYTES = 8 * 1024 * 1024;
 
 /** The posted bytes of one image, whosever it is: for the jobs. Null when it is gone. Throws `ObjectStoreError`. */
 export async function readImageBytes(db: Database, id: string, index: number): Promise<Buffer | null> {
-  const { rows } = await db.pool.query<{ key: string | null }>(
-    'SELECT object_key AS key FROM image_files WHERE analysis_id = $1 AND image_index = $2',
-    [id, index],
-  );
-  const [file] = rows;
-  if (file === undefined) return null;
-  if (file.key === null) return readPieces(db, id, index);
-  if (db.objects === null) throw new ObjectStoreError('the image lies in S3, and S3_BUCKET is not set');
-  return db.objects.store.get(file.key);
-}
-
-async function readPieces(db: Database, id: string, index: number): Promise<Buffer | null> {
   const pieces: Buffer[] = [];
   for (let start = 1; ; start += PIECE_BYTES) {
-    const { rows } = await db.pool.query<{ piece: Buffer }>(
-      'SELECT substring(bytes FROM $3 FOR $4) AS piece FROM image_files WHERE analysis_id = $1 AND image_index = $2',
+    const { rows } = await db.pool.query<{ key: string | null; piece: Buffer | null }>(
+      `SELECT object_key AS key, substring(bytes FROM $3 FOR $4) AS piece FROM image_files
+        WHERE analysis_id = $1 AND image_index = $2`,
       [id, index, start, PIECE_BYTES],
     );
-    const piece = rows[0]?.piece;
-    if (piece === undefined) return null;
+    const [file] = rows;
+    if (file === undefined) return null;
+    if (file.key !== null) return readObject(db, file.key);
+    const { piece } = file;
+    if (piece === null) return null;
     pieces.push(piece);
     if (piece.length < PIECE_BYTES) return pieces.length === 1 ? piece : Buffer.concat(pieces);
   }
+}
+
+function readObject({ objects }: Database, key: string): Promise<Buffer | null> {
+  if (objects === null) throw new ObjectStoreError('the image lies in S3, and S3_BUCKET is not set');
+  return objects.store.get(key);
 }
 
 /** The posted file, as it came. */

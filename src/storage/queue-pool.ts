@@ -1,12 +1,14 @@
 /** Connections for the queue's own tables, which lie in the schema `bullmq` of the service's database. */
 import pg from 'pg';
 import type { Logger } from 'pino';
+import { PreparingClient } from './preparing-client.js';
 
 /** Shared by the queues of one process: one LISTEN for each worker, the rest for queries. */
 const POOL_SIZE = 12;
 
 export function openQueuePool(databaseUrl: string, log: Logger): pg.Pool {
   const pool = new pg.Pool({
+    Client: PreparingClient,
     connectionString: databaseUrl,
     // BullMQ's statements name its tables without their schema.
     options: '-c search_path=bullmq',

@@ -118,12 +118,10 @@ export async function saveImageResult(
       await insertCells(client, analysisId, index, first, result.cells.slice(first, first + CELL_BATCH));
     }
     await client.query(
-      `INSERT INTO image_saliency (analysis_id, image_index, png) VALUES ($1, $2, $3)
-       ON CONFLICT (analysis_id, image_index) DO UPDATE SET png = excluded.png`,
-      [...key, buffer(result.saliency)],
-    );
-    await client.query(
-      `UPDATE images SET status = 'completed', completed_at = now(), problem = NULL, width = $3, height = $4,
+      `WITH map AS (
+         INSERT INTO image_saliency (analysis_id, image_index, png) VALUES ($1, $2, $13)
+         ON CONFLICT (analysis_id, image_index) DO UPDATE SET png = excluded.png)
+       UPDATE images SET status = 'completed', completed_at = now(), problem = NULL, width = $3, height = $4,
               microns_per_pixel = $5, scale_source = $6, scale_confidence = $7, quality = $8, saliency_consistency = $9,
               cell_count = $10, timings_ms = $11, model = $12
         WHERE analysis_id = $1 AND index = $2`,
@@ -139,6 +137,7 @@ export async function saveImageResult(
         result.cells.length,
         JSON.stringify(result.timingsMs),
         JSON.stringify(result.model),
+        buffer(result.saliency),
       ],
     );
     return true;
@@ -154,14 +153,17 @@ async function insertCells(
 ): Promise<void> {
   const numbers = cells.map((_, offset) => first + offset);
   await client.query(
-    `INSERT INTO cells (analysis_id, image_index, number, class, confidence, probabilities, box_x, box_y, box_width,
-                        box_height, area_px, area_um2, flags, counted, subtype, morphology, reject_score)
-     SELECT $1, $2, number, class, confidence, probabilities, x, y, width, height, area_px, area_um2,
-            ARRAY(SELECT jsonb_array_elements_text(flags)), counted, subtype, morphology, reject_score
-       FROM unnest($3::int[], $4::text[], $5::float8[], $6::json[], $7::int[], $8::int[], $9::int[], $10::int[],
-                   $11::float8[], $12::float8[], $13::jsonb[], $14::boolean[], $15::json[], $16::json[], $17::float8[])
-         AS cell (number, class, confidence, probabilities, x, y, width, height, area_px, area_um2, flags, counted,
-                  subtype, morphology, reject_score)`,
+    `WITH stored AS (
+       INSERT INTO cells (analysis_id, image_index, number, class, confidence, probabilities, box_x, box_y, box_width,
+                          box_height, area_px, area_um2, flags, counted, subtype, morphology, reject_score)
+       SELECT $1, $2, number, class, confidence, probabilities, x, y, width, height, area_px, area_um2,
+              ARRAY(SELECT jsonb_array_elements_text(flags)), counted, subtype, morphology, reject_score
+         FROM unnest($3::int[], $4::text[], $5::float8[], $6::json[], $7::int[], $8::int[], $9::int[], $10::int[],
+                     $11::float8[], $12::float8[], $13::jsonb[], $14::boolean[], $15::json[], $16::json[], $17::float8[])
+           AS cell (number, class, confidence, probabilities, x, y, width, height, area_px, area_um2, flags, counted,
+                    subtype, morphology, reject_score))
+     INSERT INTO consistency_scores (analysis_id, image_index, cell_number, score)
+     SELECT $1, $2, * FROM unnest($3::int[], $18::float8[])`,
     [
       analysisId,
       index,
@@ -180,24 +182,25 @@ async function insertCells(
       cells.map((cell) => jsonOrNull(cell.subtype)),
       cells.map((cell) => jsonOrNull(cell.morphology)),
       cells.map((cell) => cell.rejectScore),
+      cells.map((cell) => cell.saliencyConsistency),
     ],
   );
+  await insertRasters(client, analysisId, index, first, cells);
+}
+
+/** A row for each cell: pg sends a Buffer in binary, but an array of them as text, which both sides would have to convert. */
+async function insertRasters(
+  client: pg.PoolClient,
+  analysisId: string,
+  index: number,
+  first: number,
+  cells: readonly CellResult[],
+): Promise<void> {
+  const rows = cells.map((_, i) => `($1, $2, ${[3, 4, 5, 6].map((column) => `$${4 * i + column}`).join(', ')})`);
+  const values = cells.flatMap(({ mask, crop, cam }, i) => [first + i, ...[mask, crop, cam].map(buffer)]);
   await client.query(
-    `INSERT INTO cell_rasters (analysis_id, image_index, cell_number, mask, crop, cam)
-     SELECT $1, $2, * FROM unnest($3::int[], $4::bytea[], $5::bytea[], $6::bytea[])`,
-    [
-      analysisId,
-      index,
-      numbers,
-      cells.map((cell) => buffer(cell.mask)),
-      cells.map((cell) => buffer(cell.crop)),
-      cells.map((cell) => buffer(cell.cam)),
-    ],
-  );
-  await client.query(
-    `INSERT INTO consistency_scores (analysis_id, image_index, cell_number, score)
-     SELECT $1, $2, * FROM unnest($3::int[], $4::float8[])`,
-    [analysisId, index, numbers, cells.map((cell) => cell.saliencyConsistency)],
+    `INSERT INTO cell_rasters (analysis_id, image_index, cell_number, mask, crop, cam) VALUES ${rows.join(', ')}`,
+    [analysisId, index, ...values],
   );
 }
 

@@ -2,6 +2,7 @@
  * A worker thread that holds both networks. onnxruntime-node's `run` blocks its thread for the whole inference, so it is
  * never called on the main thread. One run at a time; the pool queues.
  */
+import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { env, InferenceSession, Tensor } from 'onnxruntime-node';
 import { BATCH_CROPS, bucketOf, bucketsUpTo } from './batches.js';
@@ -20,6 +21,12 @@ if (parentPort === null) throw new Error('infer-worker runs as a worker thread o
 // The native library would write to stderr past the program's logger; what matters comes back as an exception.
 env.logLevel = 'fatal';
 const port = parentPort;
+/**
+ * Behind everything else that wants the processor: what feeds the networks, stores their answers and takes new orders is short,
+ * a run is long. On Linux a niceness is a thread's, and those that the runtime starts inherit it; elsewhere it is the process's.
+ */
+const NICENESS = 10;
+if (process.platform === 'linux') setPriority(NICENESS);
 const config = workerData as WorkerConfig;
 const { saliency: fieldSpec, cells: cellSpec } = config.manifest;
 

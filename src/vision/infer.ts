@@ -1,10 +1,10 @@
 /**
- * A pool of worker threads that run the networks. Jobs queue here; each thread does one run at a time. Crops of several jobs
- * share a run when they wait together (docs/decisions/0070).
+ * A pool of worker threads that run the networks, each one run at a time. What waits for them, and which of it makes the next
+ * run, is the queue's (run-queue.ts).
  */
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { answerPart, joinAnswers, partOf } from './batches.js';
+import { answerPart } from './batches.js';
 import { AnalysisCrashedError, ExecutionProviderError, InferenceError, ModelError } from './errors.js';
 import type {
   CellsInput,
@@ -16,6 +16,7 @@ import type {
   WorkerMessage,
 } from './infer-messages.js';
 import { checkSignatures, type Model } from './manifest.js';
+import { cellsTask, cropsOf, fieldTask, type Job, RunQueue, type Task } from './run-queue.js';
 import { sizingFor } from './sizing.js';
 
 export interface InferencePoolOptions {
@@ -84,8 +85,6 @@ const MAX_FAILURES = 5;
 const FAILURE_WINDOW_MS = 60_000;
 /** A thread that still works on a job so long after that was given up is taken for hung. */
 const HUNG_MS = 60_000;
-/** After this time without memory running out, runs may have their full size again: others may have left the GPU. */
-const MEMORY_PATIENCE_MS = 10 * 60_000;
 
 /**
  * The compiled worker. Under vitest this module is TypeScript source, which a worker thread of Node 20 cannot load:
@@ -97,36 +96,6 @@ function workerUrl(): URL {
     : new URL('./infer-worker.js', import.meta.url);
 }
 
-/** What a caller asked for; ends once, with an answer or a reason. */
-interface Job<Output> {
-  /** Ended: nobody waits for it any longer. */
-  readonly ended: () => boolean;
-  readonly resolve: (output: Output) => void;
-  readonly reject: (reason: unknown) => void;
-}
-
-interface FieldTask {
-  readonly kind: 'field';
-  readonly job: Job<FieldOutput>;
-  readonly input: FieldInput;
-}
-
-/** The crops of a job, or some of them. */
-interface CellsTask {
-  readonly kind: 'cells';
-  readonly job: Job<CellsOutput>;
-  readonly input: CellsInput;
-  /** Place of the first of them in the job. */
-  readonly first: number;
-  /** Takes the answer for these crops; the last one ends the job. */
-  readonly answer: (first: number, output: CellsOutput) => void;
-  /** Shares no run: one that it was in failed. */
-  readonly alone: boolean;
-  readonly since: number;
-}
-
-type Task = FieldTask | CellsTask;
-
 interface Run {
   readonly id: number;
   readonly tasks: readonly Task[];
@@ -137,9 +106,6 @@ interface Slot {
   ready: boolean;
   run: Run | undefined;
 }
-
-const cropsOf = (tasks: readonly Task[]): number =>
-  tasks.reduce((sum, task) => sum + (task.kind === 'cells' ? task.input.count : 0), 0);
 
 type Ready = Extract<WorkerMessage, { type: 'ready' }>;
 
@@ -159,15 +125,11 @@ class Pool implements InferencePool {
   private readonly slots: Slot[] = [];
   /** Every thread that lives, also those that still load the networks. */
   private readonly threads = new Set<Worker>();
-  private readonly queue: Task[] = [];
+  private queue = new RunQueue(1, 0);
   private failures: number[] = [];
   private nextId = 1;
   private broken: Error | undefined;
   private die: (reason: string) => void = () => undefined;
-  /** Most crops in a run: as configured, and less for a while after memory ran out. */
-  private fullBatch = 1;
-  private batch = 1;
-  private memoryRanOutAt = 0;
   private waiting: NodeJS.Timeout | undefined;
 
   constructor(private readonly options: InferencePoolOptions) {
@@ -188,8 +150,7 @@ class Pool implements InferencePool {
         reason: fallbackReason,
       });
     }
-    this.fullBatch = batchCrops;
-    this.batch = batchCrops;
+    this.queue = new RunQueue(batchCrops, this.options.batchDelayMs ?? 0);
     try {
       checkSignatures(this.options.model.manifest, first.ready.saliency, first.ready.cells);
       const others = Array.from({ length: this.sizing().sessions - 1 }, () => this.open(this.executionProvider));
@@ -207,22 +168,11 @@ class Pool implements InferencePool {
   }
 
   field(input: FieldInput, signal?: AbortSignal): Promise<FieldOutput> {
-    return this.submit(signal, (job) => ({ kind: 'field', job, input }));
+    return this.submit(signal, (job) => fieldTask(job, input));
   }
 
   cells(input: CellsInput, signal?: AbortSignal): Promise<CellsOutput> {
-    return this.submit(signal, (job) => {
-      const answers = new Map<number, CellsOutput>();
-      let missing = input.count;
-      const answer = (first: number, output: CellsOutput): void => {
-        answers.set(first, output);
-        missing -= output.count;
-        if (missing > 0) return;
-        const inOrder = [...answers].sort(([a], [b]) => a - b).map(([, part]) => part);
-        job.resolve(joinAnswers(inOrder));
-      };
-      return { kind: 'cells', job, input, first: 0, answer, alone: false, since: performance.now() };
-    });
+    return this.submit(signal, (job) => cellsTask(job, input));
   }
 
   async close(): Promise<void> {
@@ -256,7 +206,7 @@ class Pool implements InferencePool {
         },
         reject: (reason) => {
           end();
-          this.forget(job);
+          this.queue.forget(job);
           reject(reason);
         },
       };
@@ -266,23 +216,20 @@ class Pool implements InferencePool {
         this.watchForHang(job);
       };
       signal?.addEventListener('abort', onAbort, { once: true });
-      this.queue.push(taskOf(job));
+      this.queue.add(taskOf(job));
       this.dispatch();
     });
   }
 
-  /** Takes what still waits of a job out of the queue. */
-  private forget(job: Job<never>): void {
-    const left = this.queue.filter((task) => task.job !== job);
-    this.queue.splice(0, this.queue.length, ...left);
-  }
-
   private dispatch(): void {
-    for (const slot of this.slots) {
-      if (!slot.ready || slot.run !== undefined) continue;
-      const tasks = this.nextRun();
+    const idle = this.slots.filter(({ ready, run }) => ready && run === undefined);
+    for (const [i, slot] of idle.entries()) {
+      const tasks = this.queue.next(idle.length - i);
       const [first] = tasks;
-      if (first === undefined) return;
+      if (first === undefined) {
+        this.wakeWhenDue();
+        return;
+      }
       const id = this.nextId++;
       slot.run = { id, tasks };
       if (first.kind === 'field') {
@@ -296,59 +243,16 @@ class Pool implements InferencePool {
     }
   }
 
-  /** Takes from the queue what shall run now: the first task that is due, and the crops that wait behind it. */
-  private nextRun(): Task[] {
-    if (this.batch < this.fullBatch && performance.now() - this.memoryRanOutAt > MEMORY_PATIENCE_MS) {
-      this.batch = this.fullBatch;
-    }
-    const at = this.queue.findIndex((task) => this.isDue(task));
-    const [first] = at < 0 ? [] : this.queue.splice(at, 1);
-    if (first === undefined) {
-      this.wakeWhenDue();
-      return [];
-    }
-    if (first.kind === 'field') return [first];
-    const run = [this.cut(first, this.batch, at)];
-    if (first.alone) return run;
-    let room = this.batch - cropsOf(run);
-    for (let i = 0; i < this.queue.length && room > 0; ) {
-      const task = this.queue[i];
-      if (task === undefined || task.kind === 'field' || task.alone || task.input.count > room) {
-        i += 1;
-        continue;
-      }
-      this.queue.splice(i, 1);
-      run.push(task);
-      room -= task.input.count;
-    }
-    return run;
-  }
-
-  /** The task, or as much of it as one run may hold; then the rest goes back to its place in the queue. */
-  private cut(task: CellsTask, most: number, at: number): CellsTask {
-    const { input, first } = task;
-    if (input.count <= most) return task;
-    this.queue.splice(at, 0, { ...task, input: partOf(input, most, input.count - most), first: first + most });
-    return { ...task, input: partOf(input, 0, most) };
-  }
-
-  private isDue(task: Task): boolean {
-    const delayMs = this.options.batchDelayMs ?? 0;
-    if (task.kind === 'field' || task.alone || delayMs === 0) return true;
-    return performance.now() - task.since >= delayMs || cropsOf(this.queue) >= this.batch;
-  }
-
   /** With a delay configured, crops alone in the queue wait for others; not for ever. */
   private wakeWhenDue(): void {
-    const [first] = this.queue;
-    if (first?.kind !== 'cells' || this.waiting !== undefined) return;
-    const leftMs = (this.options.batchDelayMs ?? 0) - (performance.now() - first.since);
+    const dueInMs = this.queue.dueInMs();
+    if (dueInMs === undefined || this.waiting !== undefined) return;
     this.waiting = setTimeout(
       () => {
         this.waiting = undefined;
         this.dispatch();
       },
-      Math.max(1, Math.ceil(leftMs)),
+      Math.max(1, Math.ceil(dueInMs)),
     );
   }
 
@@ -427,10 +331,9 @@ class Pool implements InferencePool {
     const crops = cropsOf(tasks);
     this.report(tasks, durationMs, outOfMemory ? 'out_of_memory' : 'failed');
     if (outOfMemory && crops > 1) {
-      this.batch = Math.min(this.batch, Math.ceil(crops / 2));
-      this.memoryRanOutAt = performance.now();
-      this.log('warn', 'memory ran out during a run; it is repeated in halves', { crops, batchCrops: this.batch });
-      this.again(tasks);
+      const batchCrops = this.queue.memoryRanOut(crops);
+      this.log('warn', 'memory ran out during a run; it is repeated in halves', { crops, batchCrops });
+      this.queue.again(tasks);
     } else {
       this.separate(tasks, new InferenceError(`The network could not run: ${message}`));
     }
@@ -446,12 +349,7 @@ class Pool implements InferencePool {
       inputs: tasks.length,
       reason: error.message,
     });
-    this.again(tasks.map((task) => (task.kind === 'cells' ? { ...task, alone: true } : task)));
-  }
-
-  /** Before all others: they have waited longest. */
-  private again(tasks: readonly Task[]): void {
-    this.queue.unshift(...tasks.filter(({ job }) => !job.ended()));
+    this.queue.again(tasks.map((task) => (task.kind === 'cells' ? { ...task, alone: true } : task)));
   }
 
   /** A worker of the pool is gone: what it ran is repeated or rejected, and a new worker takes its place. */
@@ -513,7 +411,7 @@ class Pool implements InferencePool {
   private fail(error: Error): void {
     this.broken ??= error;
     clearTimeout(this.waiting);
-    for (const { job } of this.queue.splice(0)) job.reject(error);
+    for (const { job } of this.queue.drain()) job.reject(error);
     for (const { run } of this.slots) for (const { job } of run?.tasks ?? []) job.reject(error);
   }
 

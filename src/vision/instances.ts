@@ -2,6 +2,7 @@
 import type { CellType } from '../hematology/cell-types.js';
 import { borderPixels, flood } from './flood.js';
 import type { CellsManifest } from './manifest.js';
+import { samplesAlong } from './raster.js';
 import { type Part, splitCells, withoutSpurs } from './split.js';
 import type { Box, CellFlag, GreyImage } from './types.js';
 
@@ -83,7 +84,8 @@ export function shapesOfCrop(
   const shape = trim({ box: region, labels, foreground, areaPx: 0 });
   if (shape === undefined) return undefined;
   fillHoles(shape.labels, shape.box.width, shape.box.height);
-  const areaPx = shape.labels.reduce((sum, label) => sum + (label === BACKGROUND ? 0 : 1), 0);
+  let areaPx = 0;
+  for (const label of shape.labels) if (label !== BACKGROUND) areaPx++;
   return { central: { ...shape, areaPx }, neighbours };
 }
 
@@ -100,7 +102,8 @@ function isolateCentralPart(
   gridUm: number,
 ): { readonly parts: readonly Part[]; readonly own: Isolated } {
   const plane = side * side;
-  const above = Uint8Array.from({ length: plane }, (_, i) => ((segmentation[i] ?? 1) < 0.5 ? 1 : 0));
+  const above = new Uint8Array(plane);
+  for (let i = 0; i < plane; i++) if ((segmentation[i] ?? 1) < 0.5) above[i] = 1;
   const solid = withoutSpurs(above, side, SPUR_UM / gridUm);
   const minRadius = SMALLEST_RADIUS_UM / gridUm;
   let { labels, parts } = splitCells(solid, side, minRadius);
@@ -123,12 +126,15 @@ function isolateCentralPart(
 function centralPart(labels: Uint16Array, side: number): number {
   let index = -1;
   let nearest = Number.POSITIVE_INFINITY;
-  for (let i = 0; i < labels.length; i++) {
-    if (labels[i] === 0) continue;
-    const distance = ((i % side) + 0.5 - side / 2) ** 2 + (Math.floor(i / side) + 0.5 - side / 2) ** 2;
-    if (distance < nearest) {
-      nearest = distance;
-      index = (labels[i] ?? 0) - 1;
+  for (let y = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) {
+      const label = labels[y * side + x] ?? 0;
+      if (label === 0) continue;
+      const distance = (x + 0.5 - side / 2) ** 2 + (y + 0.5 - side / 2) ** 2;
+      if (distance < nearest) {
+        nearest = distance;
+        index = label - 1;
+      }
     }
   }
   return index;
@@ -182,28 +188,21 @@ function interpolate(
   foreground: Uint8Array,
 ): void {
   const plane = side * side;
-  const stepX = side / window.width;
-  const stepY = side / window.height;
+  const columns = samplesAlong(region.x - window.x, region.width, side / window.width, side);
+  const rows = samplesAlong(region.y - window.y, region.height, side / window.height, side);
   for (let y = 0; y < region.height; y++) {
-    const v = Math.min(Math.max((region.y + y + 0.5 - window.y) * stepY - 0.5, 0), side - 1);
-    const v0 = Math.floor(v);
-    const fv = v - v0;
-    const rowA = v0 * side;
-    const rowB = Math.min(v0 + 1, side - 1) * side;
+    const rowA = (rows.low[y] ?? 0) * side;
+    const rowB = (rows.high[y] ?? 0) * side;
+    const fv = rows.fraction[y] ?? 0;
     for (let x = 0; x < region.width; x++) {
-      const u = Math.min(Math.max((region.x + x + 0.5 - window.x) * stepX - 0.5, 0), side - 1);
-      const u0 = Math.floor(u);
-      const u1 = Math.min(u0 + 1, side - 1);
-      const fu = u - u0;
-      const wa = (1 - fu) * (1 - fv);
-      const wb = fu * (1 - fv);
-      const wc = (1 - fu) * fv;
-      const wd = fu * fv;
+      const u0 = columns.low[x] ?? 0;
+      const u1 = columns.high[x] ?? 0;
+      const fu = columns.fraction[x] ?? 0;
       const mix = (base: number): number =>
-        (segmentation[base + rowA + u0] ?? 0) * wa +
-        (segmentation[base + rowA + u1] ?? 0) * wb +
-        (segmentation[base + rowB + u0] ?? 0) * wc +
-        (segmentation[base + rowB + u1] ?? 0) * wd;
+        (segmentation[base + rowA + u0] ?? 0) * (1 - fu) * (1 - fv) +
+        (segmentation[base + rowA + u1] ?? 0) * fu * (1 - fv) +
+        (segmentation[base + rowB + u0] ?? 0) * (1 - fu) * fv +
+        (segmentation[base + rowB + u1] ?? 0) * fu * fv;
       const background = mix(0);
       const at = y * region.width + x;
       foreground[at] = Math.round(Math.min(1, Math.max(0, 1 - background)) * 255);

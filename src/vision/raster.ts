@@ -115,6 +115,15 @@ export function sampleWindow(image: RgbImage, window: Box, size: number, out: Ui
   resample(image, columns, rows, size, 0, size, out);
 }
 
+let kept = new Float32Array();
+/** Room for so many numbers until the next call: a new megabyte for every crop would keep the garbage collector busy. */
+function scratch(length: number): Float32Array {
+  if (length > LARGEST_KEPT) return new Float32Array(length);
+  if (kept.length < length) kept = new Float32Array(length);
+  return kept;
+}
+const LARGEST_KEPT = 1 << 20;
+
 /** Output rows `fromRow` to `toRow` of a picture `width` wide; first along x over the source rows needed, then along y. */
 function resample(
   image: RgbImage,
@@ -128,45 +137,86 @@ function resample(
   const stride = width * 3;
   const top = rows.first[fromRow] ?? 0;
   const bottom = (rows.first[toRow - 1] ?? 0) + rows.count;
-  const lines = new Float32Array((bottom - top) * stride);
+  const lines = scratch((bottom - top) * stride);
+  const places = placesOf(columns, image.width);
   let filledRow = -1;
   for (let y = top; y < bottom; y++) {
     const sourceRow = clamp(y, 0, image.height - 1);
     const line = (y - top) * stride;
-    if (sourceRow === filledRow) {
-      lines.copyWithin(line, line - stride, line);
-      continue;
-    }
+    if (sourceRow === filledRow) lines.copyWithin(line, line - stride, line);
+    else resampleLine(image.data, sourceRow * image.width * 3, places, columns, lines, line, stride);
     filledRow = sourceRow;
-    const base = sourceRow * image.width * 3;
-    for (let x = 0; x < width; x++) {
-      const start = columns.first[x] ?? 0;
-      let r = 0;
-      let g = 0;
-      let b = 0;
-      for (let k = 0; k < columns.count; k++) {
-        const weight = columns.weights[x * columns.count + k] ?? 0;
-        if (weight === 0) continue;
-        const at = base + clamp(start + k, 0, image.width - 1) * 3;
-        r += weight * (image.data[at] ?? 0);
-        g += weight * (image.data[at + 1] ?? 0);
-        b += weight * (image.data[at + 2] ?? 0);
-      }
-      lines[line + x * 3] = r;
-      lines[line + x * 3 + 1] = g;
-      lines[line + x * 3 + 2] = b;
-    }
   }
+  const sums = new Float64Array(stride);
   for (let y = fromRow; y < toRow; y++) {
     const start = ((rows.first[y] ?? 0) - top) * stride;
-    for (let x = 0; x < stride; x++) {
-      let value = 0;
-      for (let k = 0; k < rows.count; k++) {
-        value += (rows.weights[y * rows.count + k] ?? 0) * (lines[start + k * stride + x] ?? 0);
-      }
-      out[y * stride + x] = clamp(Math.round(value), 0, 255);
+    sums.fill(0);
+    for (let k = 0; k < rows.count; k++) {
+      const weight = rows.weights[y * rows.count + k] ?? 0;
+      if (weight === 0) continue;
+      const line = start + k * stride;
+      for (let x = 0; x < stride; x++) sums[x] = (sums[x] ?? 0) + weight * (lines[line + x] ?? 0);
     }
+    for (let x = 0; x < stride; x++) out[y * stride + x] = clamp(Math.round(sums[x] ?? 0), 0, 255);
   }
+}
+
+/** Where each weight's pixel lies in a source row of bytes; what lies past the border is its last pixel. */
+function placesOf({ first, weights, count }: Taps, length: number): Int32Array {
+  const places = new Int32Array(weights.length);
+  for (let i = 0; i < places.length; i++) {
+    const tap = i % count;
+    places[i] = clamp((first[(i - tap) / count] ?? 0) + tap, 0, length - 1) * 3;
+  }
+  return places;
+}
+
+function resampleLine(
+  data: Uint8Array,
+  base: number,
+  places: Int32Array,
+  { weights, count }: Taps,
+  lines: Float32Array,
+  line: number,
+  stride: number,
+): void {
+  for (let x = 0, tap = 0; x < stride; x += 3) {
+    let r = 0;
+    let g = 0;
+    let b = 0;
+    for (const end = tap + count; tap < end; tap++) {
+      const weight = weights[tap] ?? 0;
+      const at = base + (places[tap] ?? 0);
+      r += weight * (data[at] ?? 0);
+      g += weight * (data[at + 1] ?? 0);
+      b += weight * (data[at + 2] ?? 0);
+    }
+    lines[line + x] = r;
+    lines[line + x + 1] = g;
+    lines[line + x + 2] = b;
+  }
+}
+
+/** Two neighbouring places of a grid for each of `count` samples, and how far towards the second the sample lies. */
+export interface Samples {
+  readonly low: Int32Array;
+  readonly high: Int32Array;
+  readonly fraction: Float64Array;
+}
+
+/** Bilinear samples along one axis: sample i covers [origin + i, origin + i + 1), `step` places of the grid are one of it. */
+export function samplesAlong(origin: number, count: number, step: number, places: number): Samples {
+  const low = new Int32Array(count);
+  const high = new Int32Array(count);
+  const fraction = new Float64Array(count);
+  for (let i = 0; i < count; i++) {
+    const at = clamp((origin + i + 0.5) * step - 0.5, 0, places - 1);
+    const before = Math.floor(at);
+    low[i] = before;
+    high[i] = Math.min(before + 1, places - 1);
+    fraction[i] = at - before;
+  }
+  return { low, high, fraction };
 }
 
 /** A real-valued map over an image: cell (i, j) covers cellWidth × cellHeight pixels of the posted image. */
@@ -180,21 +230,20 @@ export interface FieldMap {
 
 /** Bilinear samples of a map over a window of the posted image, size × size into `out`. */
 export function sampleMap(map: FieldMap, window: Box, size: number, out: Float32Array): void {
-  const stepX = window.width / size / map.cellWidth;
-  const stepY = window.height / size / map.cellHeight;
-  const originX = window.x / map.cellWidth - 0.5;
-  const originY = window.y / map.cellHeight - 0.5;
+  const along = (origin: number, length: number, cell: number, places: number): Samples => {
+    const step = length / size / cell;
+    return samplesAlong((origin * size) / length, size, step, places);
+  };
+  const columns = along(window.x, window.width, map.cellWidth, map.width);
+  const rows = along(window.y, window.height, map.cellHeight, map.height);
   for (let y = 0; y < size; y++) {
-    const v = clamp(originY + (y + 0.5) * stepY, 0, map.height - 1);
-    const v0 = Math.floor(v);
-    const rowA = v0 * map.width;
-    const rowB = Math.min(v0 + 1, map.height - 1) * map.width;
-    const fv = v - v0;
+    const rowA = (rows.low[y] ?? 0) * map.width;
+    const rowB = (rows.high[y] ?? 0) * map.width;
+    const fv = rows.fraction[y] ?? 0;
     for (let x = 0; x < size; x++) {
-      const u = clamp(originX + (x + 0.5) * stepX, 0, map.width - 1);
-      const u0 = Math.floor(u);
-      const u1 = Math.min(u0 + 1, map.width - 1);
-      const fu = u - u0;
+      const u0 = columns.low[x] ?? 0;
+      const u1 = columns.high[x] ?? 0;
+      const fu = columns.fraction[x] ?? 0;
       const above = (map.data[rowA + u0] ?? 0) * (1 - fu) + (map.data[rowA + u1] ?? 0) * fu;
       const below = (map.data[rowB + u0] ?? 0) * (1 - fu) + (map.data[rowB + u1] ?? 0) * fu;
       out[y * size + x] = above * (1 - fv) + below * fv;

@@ -2,8 +2,8 @@
  * How many sessions, and how many threads in each, share the processor: the rule of docs/decisions/0071.
  */
 
-/** Threads that one run of these small networks can keep busy; from here on a second session does more with them. */
-const THREADS_OF_A_RUN = 4;
+/** Each holds the weights and its own working memory; from here on threads go into the sessions there are. */
+const MOST_SESSIONS = 16;
 
 export interface Sizing {
   readonly sessions: number;
@@ -12,7 +12,7 @@ export interface Sizing {
 
 /** `sessions` overrides the rule. A GPU serialises the work anyway, and every further session costs its memory. */
 export function sizingFor(threads: number, provider: 'cpu' | 'cuda', sessions?: number): Sizing {
-  const wanted = sessions ?? Math.floor(threads / THREADS_OF_A_RUN);
+  const wanted = sessions ?? Math.min(threads, MOST_SESSIONS);
   const count = provider === 'cuda' ? 1 : Math.max(1, wanted);
   return { sessions: count, threadsPerSession: Math.max(1, Math.floor(threads / count)) };
 }

@@ -31,47 +31,68 @@ const SMALLEST_PART = 0.55;
  */
 export function splitCells(foreground: Uint8Array, side: number, minRadius: number, waistBelow = WAIST_BELOW): Split {
   const distance = edgeDistance(foreground, side);
-  const order = pixelsByHeight(foreground, distance);
-  // Union-find over basins; each basin is named by its peak pixel.
+  // Union-find over basins; each basin is named by its peak pixel. −1: in no basin yet, joined to no other.
   const basin = new Int32Array(side * side).fill(-1);
-  const cells = new Map<number, number>();
-  const blobs = new Map<number, number>();
-  const rootOf = (peak: number): number => rootIn(cells, peak);
+  const cells = new Int32Array(side * side).fill(-1);
+  const blobs = new Int32Array(side * side).fill(-1);
   const height = (peak: number): number => distance[peak] ?? 0;
-  for (const pixel of order) {
-    let best = -1;
-    const met: number[] = [];
-    for (const near of neighbours(pixel, side)) {
-      const name = basin[near] ?? -1;
-      if (name < 0) continue;
-      if (best < 0 || height(near) > height(best)) best = near;
-      const root = rootOf(name);
-      if (!met.includes(root)) met.push(root);
-    }
-    if (best < 0) {
+  for (const pixel of pixelsByHeight(foreground, distance)) {
+    const { highest, roots } = basinsAround(pixel, side, basin, cells, distance);
+    if (highest < 0) {
       basin[pixel] = pixel;
       continue;
     }
-    basin[pixel] = rootOf(basin[best] ?? pixel);
-    met.sort((a, b) => height(b) - height(a) || a - b);
-    for (let i = 1; i < met.length; i++) {
-      const lower = met[i] ?? -1;
-      const [blob, other] = [rootIn(blobs, met[0] ?? -1), rootIn(blobs, lower)];
-      if (blob !== other) blobs.set(other, blob);
+    basin[pixel] = rootIn(cells, basin[highest] ?? pixel);
+    if (roots.length < 2) continue;
+    roots.sort((a, b) => height(b) - height(a) || a - b);
+    for (let i = 1; i < roots.length; i++) {
+      const lower = roots[i] ?? -1;
+      const [blob, other] = [rootIn(blobs, roots[0] ?? -1), rootIn(blobs, lower)];
+      if (blob !== other) blobs[other] = blob;
       // Joined to the highest basin from which no waist separates it.
-      const into = met
+      const into = roots
         .slice(0, i)
-        .find((higher) => !isWaist(height(pixel), height(lower), height(rootOf(higher)), minRadius, waistBelow));
-      if (into !== undefined) cells.set(lower, rootOf(into));
+        .find((higher) => !isWaist(height(pixel), height(lower), height(rootIn(cells, higher)), minRadius, waistBelow));
+      if (into !== undefined) cells[lower] = rootIn(cells, into);
     }
   }
-  return collect(foreground, basin, rootOf, (peak) => rootIn(blobs, peak), distance, side);
+  return collect(foreground, basin, cells, blobs, distance, side);
 }
 
-/** Follows the joins of a union-find from a peak to the peak that stands for it. */
-function rootIn(joins: ReadonlyMap<number, number>, peak: number): number {
+/** The basins that a pixel touches, by their roots, and its highest neighbour in one (−1: there is none). */
+function basinsAround(
+  pixel: number,
+  side: number,
+  basin: Int32Array,
+  cells: Int32Array,
+  distance: Float32Array,
+): { readonly highest: number; readonly roots: number[] } {
+  const x = pixel % side;
+  const y = (pixel - x) / side;
+  const roots: number[] = [];
+  let highest = -1;
+  let last = -1;
+  for (let v = Math.max(0, y - 1); v <= Math.min(side - 1, y + 1); v++) {
+    for (let u = Math.max(0, x - 1); u <= Math.min(side - 1, x + 1); u++) {
+      const near = v * side + u;
+      const name = basin[near] ?? -1;
+      // The pixel itself is in no basin yet.
+      if (name < 0) continue;
+      if (highest < 0 || (distance[near] ?? 0) > (distance[highest] ?? 0)) highest = near;
+      const root = rootIn(cells, name);
+      // Neighbours are nearly always of one basin.
+      if (root === last) continue;
+      last = root;
+      if (!roots.includes(root)) roots.push(root);
+    }
+  }
+  return { highest, roots };
+}
+
+/** Follows the joins of a union-find (−1: none) from a peak to the peak that stands for it. */
+function rootIn(joins: Int32Array, peak: number): number {
   let root = peak;
-  for (let up = joins.get(root); up !== undefined; up = joins.get(root)) root = up;
+  for (let up = joins[root] ?? -1; up >= 0; up = joins[root] ?? -1) root = up;
   return root;
 }
 
@@ -81,59 +102,71 @@ function rootIn(joins: ReadonlyMap<number, number>, peak: number): number {
  */
 export function withoutSpurs(foreground: Uint8Array, side: number, radius: number): Uint8Array {
   const fromEdge = edgeDistance(foreground, side);
-  const core = Uint8Array.from(fromEdge, (distance) => (distance > radius ? 0 : 1));
-  if (core.every((value) => value === 1)) return foreground;
+  const outsideCore = new Uint8Array(foreground.length);
+  let any = false;
+  for (let i = 0; i < outsideCore.length; i++) {
+    if ((fromEdge[i] ?? 0) > radius) any = true;
+    else outsideCore[i] = 1;
+  }
+  if (!any) return foreground;
   // Distance to the core; outside of the grid counts as core, so a cell cut by the window keeps its edge.
-  const fromCore = edgeDistance(core, side);
-  return foreground.map((value, i) => (value !== 0 && (fromCore[i] ?? 0) <= radius ? 1 : 0));
+  const fromCore = edgeDistance(outsideCore, side);
+  const opened = new Uint8Array(foreground.length);
+  for (let i = 0; i < opened.length; i++) {
+    if (foreground[i] !== 0 && (fromCore[i] ?? 0) <= radius) opened[i] = 1;
+  }
+  return opened;
 }
 
 const isWaist = (waist: number, lower: number, higher: number, minRadius: number, waistBelow: number): boolean =>
   lower >= minRadius && lower >= SMALLEST_PART * higher && waist < waistBelow * lower;
 
-function* neighbours(pixel: number, side: number): Generator<number> {
-  const x = pixel % side;
-  const y = (pixel - x) / side;
-  for (let dy = -1; dy <= 1; dy++) {
-    for (let dx = -1; dx <= 1; dx++) {
-      if (dx === 0 && dy === 0) continue;
-      if (x + dx >= 0 && y + dy >= 0 && x + dx < side && y + dy < side) yield pixel + dy * side + dx;
-    }
-  }
-}
-
 /** Distance of each foreground pixel to the nearest background pixel, by two sweeps with steps of 1 and √2. */
 function edgeDistance(foreground: Uint8Array, side: number): Float32Array {
-  const distance = Float32Array.from(foreground, (value) => (value === 0 ? 0 : Number.POSITIVE_INFINITY));
-  const at = (x: number, y: number): number =>
-    x < 0 || y < 0 || x >= side || y >= side ? 0 : (distance[y * side + x] ?? 0);
-  const sweep = (x: number, y: number, step: 1 | -1): void => {
-    const i = y * side + x;
-    if (foreground[i] === 0) return;
-    distance[i] = Math.min(
-      distance[i] ?? 0,
-      at(x - step, y) + 1,
-      at(x, y - step) + 1,
-      at(x - step, y - step) + Math.SQRT2,
-      at(x + step, y - step) + Math.SQRT2,
-    );
+  // A frame of background around the grid: no sweep has to ask where it ends.
+  const stride = side + 2;
+  const framed = new Float32Array(stride * stride);
+  for (let y = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) {
+      if (foreground[y * side + x] !== 0) framed[(y + 1) * stride + x + 1] = Number.POSITIVE_INFINITY;
+    }
+  }
+  // A sweep looks at the place before it, and at the three of the row before it.
+  const sweep = (i: number, step: 1 | -1): void => {
+    const row = i - step * stride;
+    const straight = Math.min(framed[i - step] ?? 0, framed[row] ?? 0) + 1;
+    const diagonal = Math.min(framed[row - 1] ?? 0, framed[row + 1] ?? 0) + Math.SQRT2;
+    framed[i] = Math.min(framed[i] ?? 0, straight, diagonal);
   };
-  for (let y = 0; y < side; y++) for (let x = 0; x < side; x++) sweep(x, y, 1);
-  for (let y = side - 1; y >= 0; y--) for (let x = side - 1; x >= 0; x--) sweep(x, y, -1);
+  const last = (side + 1) * stride - 2;
+  for (let i = stride + 1; i <= last; i++) if (framed[i] !== 0) sweep(i, 1);
+  for (let i = last; i > stride; i--) if (framed[i] !== 0) sweep(i, -1);
+  const distance = new Float32Array(side * side);
+  for (let y = 0; y < side; y++) {
+    const from = (y + 1) * stride + 1;
+    distance.set(framed.subarray(from, from + side), y * side);
+  }
   return distance;
 }
 
-function pixelsByHeight(foreground: Uint8Array, distance: Float32Array): number[] {
-  const pixels: number[] = [];
-  for (let i = 0; i < foreground.length; i++) if (foreground[i] !== 0) pixels.push(i);
-  return pixels.sort((a, b) => (distance[b] ?? 0) - (distance[a] ?? 0) || a - b);
+/** The foreground, highest pixels first, those of one height in reading order. */
+function pixelsByHeight(foreground: Uint8Array, distance: Float32Array): Uint32Array {
+  const places = foreground.length;
+  const count = foreground.reduce((sum, value) => sum + (value === 0 ? 0 : 1), 0);
+  // One number for height and place, which the engine sorts without asking back: the bits of floats ≥ 0 order as they do.
+  const bits = new Uint32Array(distance.buffer, distance.byteOffset, places);
+  const keys = new Float64Array(count);
+  let at = 0;
+  for (let i = 0; i < places; i++) if (foreground[i] !== 0) keys[at++] = (0xffffffff - (bits[i] ?? 0)) * places + i;
+  keys.sort();
+  return Uint32Array.from(keys, (key) => key % places);
 }
 
 function collect(
   foreground: Uint8Array,
   basin: Int32Array,
-  rootOf: (peak: number) => number,
-  blobOf: (peak: number) => number,
+  cells: Int32Array,
+  blobs: Int32Array,
   distance: Float32Array,
   side: number,
 ): Split {
@@ -142,7 +175,7 @@ function collect(
   const areas: number[] = [];
   for (let i = 0; i < foreground.length; i++) {
     if (foreground[i] === 0) continue;
-    const root = rootOf(basin[i] ?? i);
+    const root = rootIn(cells, basin[i] ?? i);
     let label = index.get(root);
     if (label === undefined) {
       label = areas.length + 1;
@@ -157,7 +190,7 @@ function collect(
     y: Math.floor(root / side) + 0.5,
     radius: distance[root] ?? 0,
     area: areas[label - 1] ?? 0,
-    blob: blobOf(root),
+    blob: rootIn(blobs, root),
   }));
   return { labels, parts };
 }

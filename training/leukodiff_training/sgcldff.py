@@ -138,7 +138,9 @@ class SGCLDFF(nn.Module):
         positive factor 1/Σweights: Grad-CAM is one product, without a backward pass.
         """
         rows = self.classification.linear.weight[chosen]
-        return F.relu((rows[:, :, None, None] * evidence).sum(dim=1))
+        # A product for each crop: a sum over channels is added up in another order where a run holds a single crop.
+        maps = torch.bmm(rows[:, None], evidence.flatten(2))
+        return F.relu(maps.unflatten(2, evidence.shape[2:])[:, 0])
 
 
 def normalised(cam: Tensor) -> Tensor:

@@ -2,12 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { sizingFor } from '../../../src/vision/sizing.js';
 
 describe('sessions and threads', () => {
-  it('one session up to seven threads, then one for every four', () => {
-    const rule = [1, 2, 4, 7, 8, 11, 16, 64].map((threads) => {
+  it('one session of one thread for each core, at most 16; then more threads in each', () => {
+    const rule = [1, 2, 4, 7, 8, 16, 17, 32, 64].map((threads) => {
       const { sessions, threadsPerSession } = sizingFor(threads, 'cpu');
       return `${sessions}×${threadsPerSession}`;
     });
-    expect(rule).toEqual(['1×1', '1×2', '1×4', '1×7', '2×4', '2×5', '4×4', '16×4']);
+    expect(rule).toEqual(['1×1', '2×1', '4×1', '7×1', '8×1', '16×1', '16×1', '16×2', '16×4']);
   });
 
   it('never more threads than there are', () => {
