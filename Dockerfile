@@ -1,8 +1,14 @@
 # syntax=docker/dockerfile:1
 # Leukodiff: API and worker in one image. The command decides: `serve` (API and worker), `serve --no-worker`, `work`,
 # `migrate`. How each step was tried: docs/decisions/0010-container-image.md.
+#
+#     docker build .                     for processors
+#     docker build --target cuda .       for NVIDIA GPUs: docs/decisions/0085-gpus.md
 
 ARG NODE_IMAGE=node:24-bookworm-slim
+# Must have the CUDA release that the provider of onnxruntime-node is linked against; the stage `cuda` checks that. With
+# glibc 2.39, newer than that of NODE_IMAGE: what was installed there runs here.
+ARG CUDA_IMAGE=nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04
 
 # 1. Compile. Needs the development dependencies; none of them reaches the final image.
 FROM ${NODE_IMAGE} AS build
@@ -28,8 +34,57 @@ RUN npm ci --omit=dev \
   && rm -rf node_modules/onnxruntime-node/bin/napi-v*/darwin node_modules/onnxruntime-node/bin/napi-v*/win32 \
   && npm cache clean --force
 
-# 3. The image.
-FROM ${NODE_IMAGE}
+# The same with the libraries of CUDA, which the package's own script fetches from NuGet. It says nothing where it has none
+# for the platform. TensorRT's comes along and is left out.
+FROM packages AS packages-cuda
+RUN apt-get update \
+  && apt-get install --yes --no-install-recommends ca-certificates \
+  && rm -rf /var/lib/apt/lists/*
+RUN ONNXRUNTIME_NODE_INSTALL=cuda12 node node_modules/onnxruntime-node/script/install.js \
+  && if [ ! -s node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_cuda.so ]; then \
+    echo 'onnxruntime-node has CUDA for linux/amd64 alone: docker build --platform linux/amd64' >&2; exit 1; fi \
+  && rm node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_tensorrt.so
+
+# 3. The image for NVIDIA GPUs. From here on it differs from the last stage in its base alone; a test holds them together.
+FROM ${CUDA_IMAGE} AS cuda
+# Node is one file. User 1000 is `ubuntu` in this base, and has to be `node` as in the other image: both write /data.
+COPY --from=packages /usr/local/bin/node /usr/local/bin/
+RUN userdel --remove ubuntu \
+  && groupadd --gid 1000 node \
+  && useradd --uid 1000 --gid node --create-home node
+# GPUs have the numbers that nvidia-smi shows; by itself CUDA would put the fastest first.
+ENV CUDA_DEVICE_ORDER=PCI_BUS_ID
+RUN apt-get update \
+  && apt-get install --yes --no-install-recommends tini \
+  && rm -rf /var/lib/apt/lists/*
+LABEL org.opencontainers.image.title="Leukodiff" \
+      org.opencontainers.image.description="White blood cell differential from blood smear images" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV NODE_ENV=production \
+    MALLOC_ARENA_MAX=2 \
+    DATA_DIR=/data \
+    PORT=3000
+WORKDIR /app
+COPY --from=packages-cuda /app/node_modules node_modules/
+# A base without what the provider is linked against ends the build here, not the first start in a hospital.
+COPY docker/check-cuda-libraries.sh /usr/local/bin/
+RUN check-cuda-libraries.sh node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_cuda.so
+COPY --from=build /app/dist dist/
+COPY package.json openapi.yaml LICENSE NOTICE ./
+COPY prisma/ prisma/
+COPY models/ models/
+COPY samples/ samples/
+RUN install --directory --owner=node --group=node --mode=0700 /data
+USER node
+VOLUME /data
+EXPOSE 3000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/health/ready`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+ENTRYPOINT ["tini", "--", "node", "dist/main.js"]
+CMD ["serve"]
+
+# 4. The image for processors. Last, so that `docker build` without a target makes it.
+FROM ${NODE_IMAGE} AS cpu
 RUN apt-get update \
   && apt-get install --yes --no-install-recommends tini \
   && rm -rf /var/lib/apt/lists/*

@@ -7,7 +7,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { loadConfig } from '../src/config.js';
+import { imagesAtOnce } from '../src/jobs/images-at-once.js';
 import { sizingFor } from '../src/vision/sizing.js';
 import { type BareSetting, runBare } from './bare-process.js';
 import { readOptions } from './options.js';
@@ -28,7 +28,7 @@ const { sessions } = sizingFor(cores, 'cpu');
 const rule: Setting = {
   sessions,
   threads: cores,
-  lanes: loadConfig({}).workerConcurrency,
+  lanes: imagesAtOnce(cores, 'cpu'),
   batchCrops: 16,
   uvThreads: uvRule,
 };

@@ -63,9 +63,12 @@ export interface Config {
   /** Absolute path. */
   readonly dataDir: string;
   readonly executionProvider: ExecutionProviderSetting;
+  /** Number that CUDA gives the GPU, as this process sees them. */
+  readonly cudaDevice: number;
   /** Absolute path. */
   readonly modelDir: string;
-  readonly workerConcurrency: number;
+  /** Undefined: what suits the provider. */
+  readonly workerConcurrency: number | undefined;
   readonly inferenceThreads: number;
   /** Undefined: what suits the provider. */
   readonly batchCrops: number | undefined;
@@ -303,6 +306,13 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     oneOf('auto', 'cuda', 'cpu'),
   ),
   variable(
+    'CUDA_DEVICE',
+    'cudaDevice',
+    '0',
+    'GPU that this process uses, by its number among those that the process sees (CUDA_VISIBLE_DEVICES, or the GPUs of the container). For several GPUs start one worker for each.',
+    integer(0, 255),
+  ),
+  variable(
     'MODEL_DIR',
     'modelDir',
     'models/sg-cldff/1.3.0',
@@ -312,8 +322,8 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
   variable(
     'WORKER_CONCURRENCY',
     'workerConcurrency',
-    String(Math.min(8, THREADS)),
-    'Images that one process analyses at the same time. Default: the number of processor cores, at most 8.',
+    null,
+    'Images that one process analyses at the same time. Not set: the number of processor cores, at most 8; on a GPU twice as many.',
     integer(1, 64),
   ),
   variable(

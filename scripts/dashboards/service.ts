@@ -192,9 +192,13 @@ export const SERVICE: DashboardSpec = {
           unit: 's',
         },
         {
-          title: 'Inference threads that ended',
-          about: 'Each was replaced; its images ran again.',
-          queries: [{ expr: `sum(increase(leukodiff_inference_crashes_total[${RATE}]))`, legend: 'ended' }],
+          title: 'Inference threads that ended, runs out of memory',
+          about:
+            'A thread that ended was replaced, a run out of memory repeated in halves; no image is lost by either.',
+          queries: [
+            { expr: `sum(increase(leukodiff_inference_crashes_total[${RATE}]))`, legend: 'ended' },
+            { expr: `sum(increase(leukodiff_inference_out_of_memory_total[${RATE}]))`, legend: 'out of memory' },
+          ],
           unit: 'short',
         },
         {

@@ -190,6 +190,7 @@ export async function openVision(config: Config, log: Logger, observer?: Inferen
   const options: VisionOptions = {
     modelDir: config.modelDir,
     executionProvider: config.executionProvider,
+    cudaDevice: config.cudaDevice,
     threads: config.inferenceThreads,
     ...(config.batchCrops === undefined ? {} : { batchCrops: config.batchCrops }),
     batchDelayMs: config.batchDelayMs,

@@ -1,4 +1,5 @@
 /** The worker: the jobs of all queues and the sweep, with one orderly end. */
+import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Config } from '../config.js';
@@ -13,6 +14,7 @@ import type { ApartVision } from '../vision/apart.js';
 import { analyzeImage } from './analyze-image.js';
 import { type DeliverDeps, deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
+import { imagesAtOnce } from './images-at-once.js';
 import { IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT } from './problems.js';
 import type { Queues } from './queues.js';
 import { type ReportSender, reportJob, type SendReportDeps } from './send-report.js';
@@ -58,16 +60,15 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const senders = deps.senders ?? [];
   const channels = senders.map((sender) => sender.channel);
   countFromZero(metrics, channels);
-  metrics.concurrency.set(config.workerConcurrency);
+  const atOnce = config.workerConcurrency ?? imagesAtOnce(availableParallelism(), deps.vision.model.executionProvider);
+  metrics.concurrency.set(atOnce);
   const shutdown = new AbortController();
   const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl, outgoing: deps.outgoing };
   const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
   const agent = createOutboundAgent(policy, deps.resolve);
   const delivering = { ...deps, agent, shutdown: shutdown.signal };
   const workers = [
-    queues.work('leukodiff-images', config.workerConcurrency, (job) =>
-      analyzeImage({ ...deps, shutdown: shutdown.signal }, job),
-    ),
+    queues.work('leukodiff-images', atOnce, (job) => analyzeImage({ ...deps, shutdown: shutdown.signal }, job)),
     queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) =>
       finishAnalysis({ ...finishing, shutdown: shutdown.signal }, job.data.analysisId),
     ),

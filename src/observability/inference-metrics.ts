@@ -22,8 +22,14 @@ export function createInferenceMetrics(registry: Registry): InferenceObserver {
     help: 'Inference threads that ended and were replaced.',
     registers,
   });
+  const memory = new Counter({
+    name: 'leukodiff_inference_out_of_memory_total',
+    help: 'Runs for which memory did not suffice; they are repeated in halves.',
+    registers,
+  });
   return {
     ran: ({ network, size, durationMs, outcome }) => {
+      if (outcome === 'out_of_memory') memory.inc();
       if (outcome !== 'completed') return;
       seconds.observe({ network }, durationMs / 1000);
       if (network === 'cells') batch.observe(size);

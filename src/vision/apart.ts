@@ -12,7 +12,7 @@ export interface ApartVision extends Vision {
   analyze(bytes: Uint8Array, options?: AnalyzeOptions & { readonly apart?: boolean }): Promise<ImageAnalysis>;
 }
 
-type ProcessOptions = Pick<VisionOptions, 'modelDir' | 'threads' | 'limits'>;
+type ProcessOptions = Pick<VisionOptions, 'modelDir' | 'cudaDevice' | 'threads' | 'limits'>;
 
 export interface ApartTask {
   readonly vision: VisionOptions;
@@ -33,9 +33,13 @@ function processUrl(): URL {
 }
 
 /** The same vision, which can also analyse apart; one image at a time, because each process holds the model. */
-export function withApart(vision: Vision, { modelDir, threads, limits }: ProcessOptions): ApartVision {
+export function withApart(vision: Vision, { modelDir, cudaDevice, threads, limits }: ProcessOptions): ApartVision {
   const { executionProvider } = vision.model;
-  const options = { modelDir, threads, executionProvider, ...(limits === undefined ? {} : { limits }) };
+  const options = {
+    ...{ modelDir, threads, executionProvider },
+    ...(cudaDevice === undefined ? {} : { cudaDevice }),
+    ...(limits === undefined ? {} : { limits }),
+  };
   let last: Promise<unknown> = Promise.resolve();
   return {
     ...vision,

@@ -34,6 +34,8 @@ export interface VisionOptions {
   /** Folder that holds manifest.json and the ONNX files. */
   readonly modelDir: string;
   readonly executionProvider: ExecutionProvider;
+  /** Which GPU, by CUDA's numbers; default 0. */
+  readonly cudaDevice?: number;
   /** CPU threads for inference, all workers together; at least 1. */
   readonly threads: number;
   /** Worker threads, each with both networks loaded; default: the rule in sizing.ts. */
@@ -80,6 +82,7 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
   const pool = await createInferencePool({
     model,
     executionProvider: options.executionProvider,
+    ...(options.cudaDevice === undefined ? {} : { cudaDevice: options.cudaDevice }),
     threads: options.threads,
     ...(options.workers === undefined ? {} : { workers: options.workers }),
     ...(options.batchCrops === undefined ? {} : { batchCrops: options.batchCrops }),

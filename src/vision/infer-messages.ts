@@ -63,6 +63,7 @@ export interface WorkerConfig {
   readonly saliencyPath: string;
   readonly cellsPath: string;
   readonly executionProvider: 'auto' | 'cuda' | 'cpu';
+  readonly cudaDevice: number;
   readonly intraOpThreads: number;
   /** Most crops in one run; undefined: what suits the provider. */
   readonly batchCrops: number | undefined;

@@ -6,6 +6,7 @@ import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { env, InferenceSession, Tensor } from 'onnxruntime-node';
 import { BATCH_CROPS, bucketOf, bucketsUpTo } from './batches.js';
+import { whyCudaFails } from './cuda-failure.js';
 import type {
   CellsInput,
   CellsOutput,
@@ -46,7 +47,7 @@ interface Sessions {
 async function openSessions(provider: 'cpu' | 'cuda'): Promise<Sessions> {
   const options: InferenceSession.SessionOptions = {
     // One provider only: a list with a second one does not fall back, it throws all the same.
-    executionProviders: [provider],
+    executionProviders: [provider === 'cuda' ? { name: 'cuda', deviceId: config.cudaDevice } : 'cpu'],
     intraOpNumThreads: config.intraOpThreads,
     interOpNumThreads: 1,
     executionMode: 'sequential',
@@ -73,7 +74,7 @@ function floats(outputs: InferenceSession.OnnxValueMapType, name: string, share 
 }
 
 /** What ONNX Runtime and the libraries below it say when an allocation fails. */
-const OUT_OF_MEMORY = /out of memory|failed to allocate|alloc_failed|bad.?alloc/i;
+const OUT_OF_MEMORY = /out of memory|failed to allocate|alloc_failed|bad.?alloc|smaller than requested bytes/i;
 
 async function runField(sessions: Sessions, input: FieldInput): Promise<FieldOutput> {
   const field = new Tensor('uint8', input.rgb, [1, input.height, input.width, 3]);
@@ -179,9 +180,9 @@ async function start(): Promise<void> {
       executionProvider = 'cuda';
     } catch (error) {
       sessions = undefined;
-      fallbackReason = reasonOf(error);
+      fallbackReason = whyCudaFails(reasonOf(error));
       if (config.executionProvider === 'cuda') {
-        refuse('provider', fallbackReason);
+        refuse('provider', `on GPU ${config.cudaDevice} (CUDA_DEVICE): ${fallbackReason}`);
         return;
       }
     }

@@ -22,6 +22,8 @@ import { sizingFor } from './sizing.js';
 export interface InferencePoolOptions {
   readonly model: Model;
   readonly executionProvider: 'auto' | 'cuda' | 'cpu';
+  /** Default 0. */
+  readonly cudaDevice?: number;
   /** CPU threads of all workers together. */
   readonly threads: number;
   /** Worker threads, each with both sessions; default: the rule in sizing.ts. */
@@ -147,6 +149,7 @@ class Pool implements InferencePool {
     if (fallbackReason !== undefined) {
       this.log('warn', 'CUDA was tried and cannot be used; inference runs on the CPU', {
         tried: 'cuda',
+        device: this.options.cudaDevice ?? 0,
         reason: fallbackReason,
       });
     }
@@ -268,6 +271,7 @@ class Pool implements InferencePool {
       saliencyPath: model.saliencyPath,
       cellsPath: model.cellsPath,
       executionProvider,
+      cudaDevice: this.options.cudaDevice ?? 0,
       intraOpThreads: this.sizing().threadsPerSession,
       batchCrops: this.options.batchCrops,
     };
@@ -434,8 +438,7 @@ function end(thread: Worker): void {
 function refusal(message: Extract<WorkerMessage, { type: 'refused' }>): Error {
   if (message.reason === 'model') return new ModelError(`The model cannot be loaded: ${message.message}`);
   return new ExecutionProviderError(
-    `EXECUTION_PROVIDER=cuda, but CUDA cannot be used: ${message.message}. It needs an NVIDIA driver, CUDA 12 with cuDNN 9, ` +
-      'and the CUDA libraries of onnxruntime-node, which only its install script brings (ONNXRUNTIME_NODE_INSTALL=cuda12 ' +
-      'npm rebuild onnxruntime-node). Set EXECUTION_PROVIDER=auto or cpu to run without.',
+    `EXECUTION_PROVIDER=cuda, but CUDA cannot be used ${message.message} What a GPU needs stands in docs/operations.md. ` +
+      'Set EXECUTION_PROVIDER=auto or cpu to run without.',
   );
 }

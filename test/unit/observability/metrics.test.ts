@@ -85,12 +85,14 @@ describe('metrics', () => {
     const { inference, registry } = createMetrics({ version: '1' });
     inference.ran({ network: 'cells', size: 5, inputs: 2, durationMs: 60, outcome: 'completed' });
     inference.ran({ network: 'saliency', size: 1, inputs: 1, durationMs: 7, outcome: 'completed' });
+    inference.ran({ network: 'cells', size: 9, inputs: 2, durationMs: 3, outcome: 'out_of_memory' });
     inference.crashed();
     const text = await registry.metrics();
     expect(text).toContain('leukodiff_inference_batch_cells_sum 5\n');
     expect(text).toContain('leukodiff_inference_batch_cells_count 1\n');
     expect(text).toContain('leukodiff_inference_duration_seconds_bucket{le="0.1",network="cells"} 1\n');
     expect(text).toContain('leukodiff_inference_crashes_total 1\n');
+    expect(text).toContain('leukodiff_inference_out_of_memory_total 1\n');
   });
 
   it('start from 0, so that the first failure is an increase', async () => {
