@@ -10,7 +10,7 @@ import type { Place, Servers } from './servers.js';
 import { figure } from './statistics.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const MAIN = join(ROOT, 'dist', 'main.js');
+const MAIN = join(ROOT, 'dist', 'start.cjs');
 const PEERS = join(ROOT, 'bench', 'peers');
 const PYTHON = join(ROOT, 'bench', '.venv', 'bin', 'python');
 export const INSTALL_PEERS =
@@ -40,7 +40,7 @@ export function leukodiff(
   env: Readonly<Record<string, string>>,
   nodeFlags: readonly string[] = [],
 ): Running {
-  if (!existsSync(MAIN)) throw new Error('dist/main.js is missing: npm run build');
+  if (!existsSync(MAIN)) throw new Error('dist/start.cjs is missing: npm run build');
   return start(process.execPath, [...nodeFlags, MAIN, ...args], {
     MODEL_DIR,
     EXECUTION_PROVIDER: 'cpu',

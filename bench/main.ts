@@ -9,6 +9,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { sizingFor } from '../src/vision/sizing.js';
 import { type BareSetting, runBare } from './bare-process.js';
 import { barChart } from './chart.js';
 import {
@@ -91,7 +92,8 @@ try {
     const limit = await runBare({ ...best, seconds: options.seconds });
     bareRounds.push(limit.imagesPerSecond);
     // Alone on the machine, with all cores for its one image: as the service does it when idle.
-    bareIdle.push((await runBare({ sessions: 1, threads: cores, lanes: 1, seconds: trial })).p50);
+    const { sessions } = sizingFor(cores, 'cpu');
+    bareIdle.push((await runBare({ sessions, threads: cores, lanes: 1, seconds: trial })).p50);
     console.log(
       `  bare: ${figure(limit.imagesPerSecond)} images/s; one image alone ${figure(bareIdle.at(-1) ?? 0)} ms`,
     );

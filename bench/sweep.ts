@@ -28,7 +28,7 @@ const { sessions } = sizingFor(cores, 'cpu');
 const rule: Setting = {
   sessions,
   threads: cores,
-  lanes: imagesAtOnce(cores, 'cpu'),
+  lanes: imagesAtOnce(cores),
   batchCrops: 16,
   uvThreads: uvRule,
 };
@@ -36,7 +36,7 @@ const around: Setting[] = [
   rule,
   ...halvings(cores).map((count) => ({ ...rule, sessions: count })),
   ...[1, cores, 2 * cores, 4 * cores].map((lanes) => ({ ...rule, lanes })),
-  ...halvings(cores).map((count) => ({ ...rule, sessions: count, lanes: 2 * cores })),
+  ...halvings(cores).map((count) => ({ ...rule, sessions: count, lanes: cores })),
   { ...rule, batchCrops: 1 },
   { ...rule, uvThreads: 2 },
   { ...rule, uvThreads: 2 * uvRule },

@@ -74,7 +74,7 @@ say 'ENTRYPOINT and CMD: serve, as user 1000'
 port=$(node -e 's=require("net").createServer().listen(0,"127.0.0.1",()=>{console.log(s.address().port);s.close()})')
 run=(env -i "PATH=$PATH" HOME=/nonexistent NODE_ENV=production MALLOC_ARENA_MAX=2 "DATA_DIR=$image/data" "PORT=$port" HOST=0.0.0.0)
 if [ -n "$model" ]; then run+=("MODEL_DIR=$model"); fi
-"${as_node[@]}" "${run[@]}" node dist/main.js serve >"$work/log" 2>&1 &
+"${as_node[@]}" "${run[@]}" node dist/start.cjs serve >"$work/log" 2>&1 &
 service=$!
 
 # The image's own HEALTHCHECK, read from the Dockerfile.

@@ -315,7 +315,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
   variable(
     'MODEL_DIR',
     'modelDir',
-    'models/sg-cldff/1.3.0',
+    'models/sg-cldff/1.3.1',
     'Folder of the model (manifest.json and ONNX files), relative to the program.',
     (text) => resolve(PACKAGE_ROOT, text),
   ),
@@ -323,14 +323,14 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'WORKER_CONCURRENCY',
     'workerConcurrency',
     null,
-    'Images that one process analyses at the same time. Not set: the number of processor cores, at most 8; on a GPU twice as many.',
+    'Images that one process analyses at the same time. Not set: twice the number of processor cores, at most 16.',
     integer(1, 64),
   ),
   variable(
     'INFERENCE_THREADS',
     'inferenceThreads',
     String(THREADS),
-    'Processor threads for the networks, all sessions together: one session up to 7 threads, then one for every 4. Default: the number of processor cores.',
+    'Processor threads for the networks: a session of one thread on each, at most 16 sessions, then more threads in each. Default: the number of processor cores.',
     integer(1, 256),
   ),
   variable(

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 /** The command line: reads the configuration, composes the parts and runs one command. */
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { CONFIG_VARIABLES, loadConfig } from './config.js';

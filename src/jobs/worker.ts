@@ -60,7 +60,7 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const senders = deps.senders ?? [];
   const channels = senders.map((sender) => sender.channel);
   countFromZero(metrics, channels);
-  const atOnce = config.workerConcurrency ?? imagesAtOnce(availableParallelism(), deps.vision.model.executionProvider);
+  const atOnce = config.workerConcurrency ?? imagesAtOnce(availableParallelism());
   metrics.concurrency.set(atOnce);
   const shutdown = new AbortController();
   const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl, outgoing: deps.outgoing };

@@ -202,12 +202,29 @@ export async function probeImage(bytes: Uint8Array, limits: DecodeLimits = DEFAU
   return { format, width, height };
 }
 
-/** Decodes the first page to 8-bit RGB: orientation applied, alpha flattened on white, sRGB. Errors as probeImage. */
+/** An image whose header was read and accepted. */
+export interface OpenedImage extends ImageProbe {
+  /** Decodes the first page to 8-bit RGB: orientation applied, alpha flattened on white, sRGB. Errors as probeImage. */
+  decode(): Promise<DecodedImage>;
+}
+
+/** Reads the header, so that the caller knows what decoding will take. Errors as probeImage. */
+export async function openImage(bytes: Uint8Array, limits: DecodeLimits = DEFAULT_DECODE_LIMITS): Promise<OpenedImage> {
+  const header = await readHeader(bytes, limits);
+  const { format, width, height } = header;
+  return { format, width, height, decode: () => decodeOpened(bytes, header, limits) };
+}
+
+/** Opens and decodes in one go. */
 export async function decodeImage(
   bytes: Uint8Array,
   limits: DecodeLimits = DEFAULT_DECODE_LIMITS,
 ): Promise<DecodedImage> {
-  const header = await readHeader(bytes, limits);
+  const opened = await openImage(bytes, limits);
+  return opened.decode();
+}
+
+async function decodeOpened(bytes: Uint8Array, header: Header, limits: DecodeLimits): Promise<DecodedImage> {
   const flags: DecodeFlag[] = header.pages > 1 ? ['first_page_only'] : [];
   if (header.format === 'bmp') {
     const image = decodeBmp(bytes);

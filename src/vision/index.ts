@@ -5,7 +5,7 @@
 
 import { type CellAnswer, inferCells } from './cells.js';
 import { imageConsistency } from './consistency.js';
-import { DEFAULT_DECODE_LIMITS, type DecodeLimits, decodeImage } from './decode.js';
+import { DEFAULT_DECODE_LIMITS, type DecodeLimits, type OpenedImage, openImage } from './decode.js';
 import { createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
 import { type Located, locateCells } from './locate.js';
@@ -13,6 +13,7 @@ import { loadModel, type Manifest } from './manifest.js';
 import { describeMorphology } from './morphology.js';
 import { assessQuality } from './quality.js';
 import { nextTurn, toGrey } from './raster.js';
+import { createRoom } from './room.js';
 import { estimateScale } from './scale.js';
 import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from './types.js';
 
@@ -74,6 +75,12 @@ export interface Vision {
 export const MICRONS_PER_PIXEL_RANGE = { min: 0.02, max: 1 } as const;
 
 /**
+ * Of all images that are analysed at the same time: camera frames side by side, large fields one after the other. A pixel costs
+ * some 15 bytes until its image is done, and the cells of one large field keep every thread busy.
+ */
+const PIXELS_AT_ONCE = 16_000_000;
+
+/**
  * Loads the model, checks it against its manifest and starts the inference threads.
  * Throws ModelError or ExecutionProviderError; both say what to do.
  */
@@ -92,6 +99,7 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
   });
   const { manifest } = model;
   const limits = options.limits ?? DEFAULT_DECODE_LIMITS;
+  const room = createRoom(PIXELS_AT_ONCE);
   return {
     died: pool.died,
     model: {
@@ -100,21 +108,28 @@ export async function createVision(options: VisionOptions): Promise<Vision> {
       sha256: model.sha256,
       executionProvider: pool.executionProvider,
     },
-    analyze: (bytes, analyzeOptions = {}) => analyze(bytes, analyzeOptions, manifest, pool, limits),
+    analyze: async (bytes, analyzeOptions = {}) => {
+      if (analyzeOptions.micronsPerPixel !== undefined) checkScale(analyzeOptions.micronsPerPixel);
+      const opened = await openImage(bytes, limits);
+      const giveBack = await room.take(opened.width * opened.height, analyzeOptions.signal);
+      try {
+        return await analyze(opened, analyzeOptions, manifest, pool);
+      } finally {
+        giveBack();
+      }
+    },
     close: () => pool.close(),
   };
 }
 
 async function analyze(
-  bytes: Uint8Array,
+  opened: OpenedImage,
   { micronsPerPixel, signal }: AnalyzeOptions,
   manifest: Manifest,
   pool: InferencePool,
-  limits: DecodeLimits,
 ): Promise<ImageAnalysis> {
-  if (micronsPerPixel !== undefined) checkScale(micronsPerPixel);
   const stage = stopwatch(signal);
-  const decoded = await stage('decode', () => decodeImage(bytes, limits));
+  const decoded = await stage('decode', () => opened.decode());
   const { image } = decoded;
   const run: InferencePool['field'] = (input) => pool.field(input, signal);
   const guess = await stage('scale', () => scaleOf(image, micronsPerPixel, manifest, run));

@@ -11,7 +11,7 @@ import { type Disk, mountDisk, plainFolder } from './disk.js';
 import { type Postgres, supervisePostgres } from './postgres.js';
 import { type Supervised, supervise } from './process.js';
 
-const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../dist/start.cjs', import.meta.url));
 const LIS = fileURLToPath(new URL('./lis.mjs', import.meta.url));
 const WORKERS = 2;
 

@@ -26,8 +26,8 @@ class Service:
 @contextmanager
 def running_service(**settings: str) -> Iterator[Service]:
     """Runs `leukodiff serve` on a free port with a folder of its own, and with nothing of our environment but the path."""
-    program = ROOT / "dist" / "main.js"
-    assert program.exists(), "dist/main.js is missing: run `npm run build` first"
+    program = ROOT / "dist" / "start.cjs"
+    assert program.exists(), "dist/start.cjs is missing: run `npm run build` first"
     folder = Path(tempfile.mkdtemp(prefix="leukodiff-python-"))
     environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(folder / "data"), "PORT": "0", "EXECUTION_PROVIDER": "cpu"}
     log = folder / "log"

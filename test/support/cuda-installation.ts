@@ -50,7 +50,7 @@ export function installWithoutCuda(): CudaInstallation {
     },
     analyze: (env) =>
       new Promise((resolve, reject) => {
-        const child = spawn(process.execPath, [join(root, 'dist/main.js'), 'analyze', SMEAR], {
+        const child = spawn(process.execPath, [join(root, 'dist/start.cjs'), 'analyze', SMEAR], {
           env: {
             PATH: process.env['PATH'],
             MODEL_DIR,

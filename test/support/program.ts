@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../dist/start.cjs', import.meta.url));
 const START_TIMEOUT_MS = 90_000;
 
 export interface Ended {
@@ -35,7 +35,7 @@ const started = new Set<ChildProcess>();
 
 /** Starts `leukodiff` with nothing of our environment but the path and, for a model under test, MODEL_DIR. */
 export function run(args: readonly string[], env: Readonly<Record<string, string>> = {}): Program {
-  if (!existsSync(MAIN)) throw new Error('dist/main.js is missing: run `npm run build` first');
+  if (!existsSync(MAIN)) throw new Error('dist/start.cjs is missing: run `npm run build` first');
   const model = process.env['MODEL_DIR'];
   const child = spawn(process.execPath, [MAIN, ...args], {
     env: {

@@ -1,10 +1,10 @@
 """Fits the shipped network to a laboratory's own pictures, in one command: train, calibrate, export, check.
 
-    python -m leukodiff_training.finetune --own DIR --runs DIR --out ../models/sg-cldff/1.3.0-ours
+    python -m leukodiff_training.finetune --own DIR --runs DIR --out ../models/sg-cldff/1.3.1-ours
 
 `DIR/labels.csv` names the pictures and what is known of them (data.read_laboratory). With `--data` the public sets are mixed in,
 which keeps what the network knew of other laboratories: recommended whenever they are at hand. The saliency network stays.
-The result is a model folder that the service loads: `MODEL_DIR=models/sg-cldff/1.3.0-ours npm start`.
+The result is a model folder that the service loads: `MODEL_DIR=models/sg-cldff/1.3.1-ours npm start`.
 """
 
 from __future__ import annotations

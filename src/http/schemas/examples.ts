@@ -42,7 +42,7 @@ const ANALYSIS = {
   createdAt: '2026-11-20T08:00:00.000Z',
   startedAt: '2026-11-20T08:00:00.040Z',
   completedAt: '2026-11-20T08:00:01.120Z',
-  model: { name: 'sg-cldff', version: '1.3.0', sha256: '5f'.repeat(32), executionProvider: 'cpu' },
+  model: { name: 'sg-cldff', version: '1.3.1', sha256: '5f'.repeat(32), executionProvider: 'cpu' },
   images: [
     {
       index: 0,
@@ -321,7 +321,7 @@ export const EXAMPLES: Readonly<Record<string, object>> = {
     checks: [
       { name: 'database', ok: true, detail: 'answers in 1 ms' },
       { name: 'queue', ok: true, detail: 'postgres' },
-      { name: 'model', ok: true, detail: 'sg-cldff 1.3.0 on cpu' },
+      { name: 'model', ok: true, detail: 'sg-cldff 1.3.1 on cpu' },
     ],
   },
   PingEvent: { type: 'webhook.ping', timestamp: ANALYSIS.completedAt, data: { endpointId: ENDPOINT_ID } },
