@@ -32,6 +32,7 @@ export function barChart(title: string, unit: string, bars: readonly Bar[]): str
   });
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="system-ui, sans-serif" font-size="14" fill="#1d1726">`,
+    `<title>${escaped(title)}</title>`,
     `<rect width="${WIDTH}" height="${height}" fill="#fff"/>`,
     `<text x="16" y="30" font-size="17" font-weight="600">${escaped(title)}</text>`,
     ...rows,

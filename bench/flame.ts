@@ -89,6 +89,7 @@ export function flameGraph(title: string, root: Frame, waiting: readonly string[
   const height = 40 + (deepest + 1) * ROW + 8;
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="monospace" font-size="11">`,
+    `<title>${escaped(title)}</title>`,
     `<rect width="${WIDTH}" height="${height}" fill="#fff"/>`,
     `<text x="8" y="24" font-size="15" font-family="system-ui, sans-serif">${escaped(title)}: ${(all / 1e6).toFixed(2)} s of work</text>`,
     ...boxes,
