@@ -45,6 +45,8 @@ export function leukodiff(
     MODEL_DIR,
     EXECUTION_PROVIDER: 'cpu',
     NODE_ENV: 'production',
+    // As in the image (Dockerfile).
+    MALLOC_ARENA_MAX: '2',
     LOG_FORMAT: 'json',
     PORT: '0',
     RATE_LIMIT_PER_MINUTE: '0',

@@ -8,6 +8,7 @@
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { imagesAtOnce } from '../src/jobs/images-at-once.js';
+import { BATCH_CROPS } from '../src/vision/batches.js';
 import { sizingFor } from '../src/vision/sizing.js';
 import { type BareSetting, runBare } from './bare-process.js';
 import { readOptions } from './options.js';
@@ -29,7 +30,7 @@ const rule: Setting = {
   sessions,
   threads: cores,
   lanes: imagesAtOnce(cores),
-  batchCrops: 16,
+  batchCrops: BATCH_CROPS.cpu,
   uvThreads: uvRule,
 };
 const around: Setting[] = [
@@ -38,6 +39,7 @@ const around: Setting[] = [
   ...[1, cores, 2 * cores, 4 * cores].map((lanes) => ({ ...rule, lanes })),
   ...halvings(cores).map((count) => ({ ...rule, sessions: count, lanes: cores })),
   { ...rule, batchCrops: 1 },
+  { ...rule, batchCrops: 4 * BATCH_CROPS.cpu },
   { ...rule, uvThreads: 2 },
   { ...rule, uvThreads: 2 * uvRule },
 ];

@@ -90,7 +90,7 @@ function pythonTests() {
     failures.push(`python: no ${PYTHON} (python3 -m venv .venv && ${install})`);
     return;
   }
-  run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training', 'test/python']);
+  run('ruff', PYTHON, ['-m', 'ruff', 'check', 'training', 'test/python', 'bench/peers']);
   run('training', PYTHON, ['-m', 'pytest', 'training', '-q', `--junitxml=${join(REPORTS, 'training.xml')}`]);
   const samples = mkdtempSync(join(tmpdir(), 'leukodiff-reports-'));
   run('report samples', 'npx', ['tsx', 'test/python/write-samples.ts', samples]);

@@ -337,7 +337,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'BATCH_CROPS',
     'batchCrops',
     null,
-    'Most cells in one run of the network; those of several images share a run when they wait together. Not set: 16 on a processor, 64 on a GPU.',
+    'Most cells in one run of the network; those of several images share a run when they wait together. Not set: 4 on a processor, 64 on a GPU.',
     integer(1, 1024),
   ),
   variable(

@@ -67,7 +67,7 @@ async def startup(ctx: dict) -> None:
 
 
 class WorkerSettings:
-    functions = [analyze_image]
+    functions = (analyze_image,)
     on_startup = startup
     redis_settings = REDIS
     queue_name = QUEUE

@@ -27,6 +27,7 @@ import { registerReports } from './routes/reports.js';
 import { registerReview } from './routes/review.js';
 import { registerWebhooks } from './routes/webhooks.js';
 import type { App } from './types.js';
+import { Spool } from './upload/spool.js';
 
 /** Longest body of a request that is no upload: a webhook endpoint's, or one that is thrown away. */
 const BODY_LIMIT_BYTES = 64 * 1024;
@@ -88,7 +89,7 @@ export async function buildApp(deps: HttpDeps): Promise<App> {
   app.addHook('onClose', () => rm(spoolDir, { recursive: true, force: true }));
 
   registerHome(app, deps);
-  registerAnalyze(app, deps, spoolDir);
+  registerAnalyze(app, deps, new Spool(spoolDir));
   registerAnalyses(app, deps);
   registerImages(app, deps);
   registerCells(app, deps);

@@ -4,8 +4,8 @@
  */
 import type { CellsInput, CellsOutput } from './infer-messages.js';
 
-/** Crops in one run. On a processor larger runs gain nothing and keep others waiting; a GPU wants more of them. */
-export const BATCH_CROPS = { cpu: 16, cuda: 64 } as const;
+/** Crops in one run. On a processor larger runs are slower (4 fit its cache) and keep others waiting; a GPU wants more of them. */
+export const BATCH_CROPS = { cpu: 4, cuda: 64 } as const;
 
 /** The sizes that a run may have on a GPU, which searches for kernels anew at every further shape: 1, 2, 4 … and the most. */
 export function bucketsUpTo(most: number): number[] {

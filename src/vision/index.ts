@@ -41,7 +41,7 @@ export interface VisionOptions {
   readonly threads: number;
   /** Worker threads, each with both networks loaded; default: the rule in sizing.ts. */
   readonly workers?: number;
-  /** Most crops in one run of the cells network; default 16 on a processor, 64 on a GPU. */
+  /** Most crops in one run of the cells network; default 4 on a processor, 64 on a GPU. */
   readonly batchCrops?: number;
   /** How long crops may wait for those of other images, in milliseconds; default 0: only what waits already shares a run. */
   readonly batchDelayMs?: number;
@@ -62,7 +62,7 @@ export interface Vision {
   /** Resolves with the reason when inference is not possible any more and only a new process can help. */
   readonly died: Promise<string>;
   /**
-   * Finds and describes the cells of an image. Deterministic for the same bytes, model and provider.
+   * Finds and describes the cells of an image. Deterministic for the same bytes, model and provider (consistency: within 1e-6).
    * Rejects with UndecodableImageError (the image), RangeError (micronsPerPixel), AnalysisCrashedError (a thread or process
    * ended over it), InferenceError (the same call may succeed again) or the signal's reason.
    */

@@ -44,6 +44,12 @@ interface Sessions {
   readonly cells: InferenceSession;
 }
 
+/**
+ * Without them a session keeps what its largest run took, and once more for every shape of a field: 150 MB a session after one field
+ * of 12 megapixels. On a processor they gain nothing that `npm run bench:sweep` could tell.
+ */
+const SPARING: InferenceSession.SessionOptions = { enableCpuMemArena: false, enableMemPattern: false };
+
 async function openSessions(provider: 'cpu' | 'cuda'): Promise<Sessions> {
   const options: InferenceSession.SessionOptions = {
     // One provider only: a list with a second one does not fall back, it throws all the same.
@@ -53,6 +59,7 @@ async function openSessions(provider: 'cpu' | 'cuda'): Promise<Sessions> {
     executionMode: 'sequential',
     graphOptimizationLevel: 'all',
     logSeverityLevel: 4,
+    ...(provider === 'cpu' ? SPARING : {}),
   };
   return {
     saliency: await InferenceSession.create(config.saliencyPath, options),

@@ -210,7 +210,7 @@ describe('runs that jobs share', () => {
       },
       crashed: () => undefined,
     };
-    pool = await createInferencePool({ model, executionProvider: 'cpu', threads: 1, observer, ...over });
+    pool = await createInferencePool({ model, executionProvider: 'cpu', threads: 1, batchCrops: 16, observer, ...over });
     return pool;
   };
   afterEach(async () => {

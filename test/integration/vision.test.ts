@@ -221,9 +221,17 @@ describe('a synthetic field', () => {
       vision.analyze(bytes),
       ...others.map((other) => vision.analyze(other)),
     ]);
-    const essence = ({ timingsMs: _, ...rest }: ImageAnalysis) => rest;
-    expect(essence(first)).toEqual(essence(alone));
-    expect(essence(second)).toEqual(essence(alone));
+    // Names, probabilities, outlines and Grad-CAM to the last bit. The consistency goes through exponentials, which the runtime computes
+    // by another way for the last crops of a run: within some 1e-7.
+    const about = (value: number) => expect.closeTo(value, 6) as number;
+    const same = {
+      ...alone,
+      timingsMs: expect.anything() as ImageAnalysis['timingsMs'],
+      saliencyConsistency: about(alone.saliencyConsistency ?? Number.NaN),
+      cells: alone.cells.map((cell) => ({ ...cell, saliencyConsistency: about(cell.saliencyConsistency) })),
+    };
+    expect(first).toEqual(same);
+    expect(second).toEqual(same);
   });
 });
 

@@ -16,6 +16,7 @@ import { type Order, parseOrder } from '../upload/order-fields.js';
 import { type ProbedFile, probeFiles } from '../upload/probe.js';
 import { ClientGoneError, receiveUpload } from '../upload/receive.js';
 import { refusalOf } from '../upload/refusal.js';
+import type { Spool } from '../upload/spool.js';
 import { finishedWithin, waitOf } from '../waiting.js';
 import { screenAddress } from '../webhook-address.js';
 
@@ -26,7 +27,7 @@ const QUEUE_FULL_RETRY_SECONDS = 15;
 const IMAGES_PER_SECOND = 2;
 const MAX_RETRY_AFTER_SECONDS = 60;
 
-export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): void {
+export function registerAnalyze(app: App, deps: HttpDeps, spool: Spool): void {
   const { config, database } = deps;
   app.route({
     method: 'POST',
@@ -118,7 +119,7 @@ export function registerAnalyze(app: App, deps: HttpDeps, spoolDir: string): voi
   async function acceptUpload(
     request: FastifyRequest,
   ): Promise<{ order: Order; files: readonly ProbedFile[]; dispose: () => Promise<void> }> {
-    const upload = await receiveUpload(request, spoolDir, config);
+    const upload = await receiveUpload(request, spool, config);
     try {
       const { order, causes: fieldCauses } = parseOrder(upload.fields, config.maxFieldBytes);
       const { files, causes: fileCauses } = await probeFiles(upload.files, config);

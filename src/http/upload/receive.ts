@@ -1,20 +1,18 @@
 /**
- * Receives the multipart form: text parts into memory (small, bounded), files into a folder on disk. Nothing is read
- * faster than the disk takes it, so a request costs a fixed amount of memory whatever its size.
+ * Receives the multipart form: text parts into memory (small, bounded), files into the spool. Nothing is read faster than that
+ * takes it, so a request costs a bounded amount of memory whatever its size.
  *
  * Faults of single parts are collected, while the rest of the form is still read: one answer names everything, and the
  * client is done sending when it comes. Only what makes reading on pointless (size, number of parts, time) stops at once.
  */
 import { createHash } from 'node:crypto';
-import { createWriteStream } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { MultipartFile } from '@fastify/multipart';
 import type { FastifyRequest } from 'fastify';
 import { type ProblemCause, ProblemError } from '../problems.js';
 import { FILE_FIELD, type FieldPart, isOrderField, ORDER_FIELDS, printable, unknownField } from './order-fields.js';
+import type { RequestSpool, Spool } from './spool.js';
 
 export interface UploadLimits {
   readonly maxImages: number;
@@ -24,7 +22,7 @@ export interface UploadLimits {
   readonly uploadTimeoutSeconds: number;
 }
 
-/** A posted file that lies in the spool folder until `Upload.dispose`. */
+/** A posted file that lies in the spool until `Upload.dispose`. */
 export interface SpooledFile {
   /** Place among the posted files, from 0. */
   readonly index: number;
@@ -54,18 +52,15 @@ export class ClientGoneError extends Error {
 }
 
 /**
- * @param spoolDir A folder of this process; each request gets a folder of its own in it.
  * @throws ProblemError for a form that cannot be read to its end or is too large or too slow.
  * @throws ClientGoneError when the client left.
  */
-export async function receiveUpload(request: FastifyRequest, spoolDir: string, limits: UploadLimits): Promise<Upload> {
+export async function receiveUpload(request: FastifyRequest, spool: Spool, limits: UploadLimits): Promise<Upload> {
   assertReadable(request, limits);
-  await mkdir(spoolDir, { recursive: true, mode: 0o700 });
-  const folder = await mkdtemp(join(spoolDir, 'upload-'));
-  // A file that was being opened when its upload broke off may appear while the folder is emptied.
-  const dispose = () => rm(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
+  const place = spool.open();
+  const dispose = () => place.dispose();
   try {
-    return { ...(await receiveWithin(request, folder, limits)), dispose };
+    return { ...(await receiveWithin(request, place, limits)), dispose };
   } catch (error) {
     await dispose();
     throw error;
@@ -88,7 +83,7 @@ function assertReadable(request: FastifyRequest, limits: UploadLimits): void {
 /** `receive` against the clock and against the connection. */
 async function receiveWithin(
   request: FastifyRequest,
-  folder: string,
+  place: RequestSpool,
   limits: UploadLimits,
 ): Promise<Omit<Upload, 'dispose'>> {
   const stop = new AbortController();
@@ -106,7 +101,7 @@ async function receiveWithin(
       );
       raw.once('close', onClose);
       if (raw.destroyed) onClose();
-      receive(request, folder, limits, stop).then(resolve, reject);
+      receive(request, place, limits, stop).then(resolve, reject);
     });
   } catch (error) {
     // Ends a file that is being written, and what is still to come goes nowhere instead of into the parser.
@@ -122,7 +117,7 @@ async function receiveWithin(
 
 async function receive(
   request: FastifyRequest,
-  folder: string,
+  place: RequestSpool,
   limits: UploadLimits,
   stop: AbortController,
 ): Promise<Omit<Upload, 'dispose'>> {
@@ -168,7 +163,7 @@ async function receive(
     } else if (name === FILE_FIELD) {
       fileCount += 1;
       if (fileCount > limits.maxImages) throw tooManyImages(limits);
-      const file = await spool(part, fileCount - 1, folder, limits, stop.signal);
+      const file = await spooled(part, fileCount - 1, place, limits, stop.signal);
       if ('detail' in file) causes.push(file);
       else files.push(file);
     } else if (isOrderField(name)) {
@@ -207,24 +202,24 @@ async function textFile(part: MultipartFile, limits: UploadLimits): Promise<Fiel
   return { name: part.fieldname, value: truncated ? '' : Buffer.concat(chunks).toString('utf8'), truncated };
 }
 
-async function spool(
+async function spooled(
   part: MultipartFile,
   index: number,
-  folder: string,
+  place: RequestSpool,
   limits: UploadLimits,
   signal: AbortSignal,
 ): Promise<SpooledFile | ProblemCause> {
   const filename = part.filename ? printable(part.filename, FILENAME_MAX_LENGTH) : `image-${index + 1}`;
-  const path = join(folder, String(index));
-  const target = createWriteStream(path, { flags: 'wx', mode: 0o600 });
+  const file = place.file();
   const hash = createHash('sha256');
-  const hashed = async function* (source: AsyncIterable<Buffer>) {
+  const keep = async (source: AsyncIterable<Buffer>): Promise<void> => {
     for await (const chunk of source) {
       hash.update(chunk);
-      yield chunk;
+      await file.add(chunk);
     }
+    await file.end();
   };
-  await pipeline(part.file, hashed, target, { signal });
+  await pipeline(part.file, keep, { signal });
   if (part.file.truncated) {
     return {
       field: `${FILE_FIELD}[${index}]`,
@@ -233,7 +228,7 @@ async function spool(
       detail: `The file has more than ${limits.maxImageBytes} bytes (MAX_IMAGE_BYTES). Send it compressed, in tiles or at a lower resolution.`,
     };
   }
-  return { index, filename, sha256: hash.digest('hex'), read: () => readFile(path) };
+  return { index, filename, sha256: hash.digest('hex'), read: () => file.read() };
 }
 
 async function discard(file: Readable): Promise<void> {
