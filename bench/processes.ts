@@ -127,6 +127,17 @@ export function peakMemoryMb(pid: number): number {
   return kb === undefined ? Number.NaN : (Number(kb) * 1024) / 1e6;
 }
 
+/** Processor seconds of the whole machine since it started, whatever used them; NaN where /proc does not tell. */
+export function machineSeconds(): number {
+  if (!existsSync('/proc/stat')) return Number.NaN;
+  const [user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = (
+    /^cpu +(.*)$/m.exec(readFileSync('/proc/stat', 'utf8'))?.[1] ?? ''
+  )
+    .split(' ')
+    .map(Number);
+  return (user + nice + system + irq + softirq) / TICKS_PER_SECOND;
+}
+
 /** Processor seconds that a process and its children used so far, by the command lines that hold `within`'s group. */
 export function cpuSeconds(group: number): number {
   if (!existsSync('/proc')) return Number.NaN;

@@ -7,7 +7,13 @@ import { figure, type Spread, told } from './statistics.js';
 export interface ScaleResult {
   readonly conditions: Conditions;
   readonly options: Options;
-  readonly real: readonly { readonly workers: number; readonly imagesPerSecond: Spread }[];
+  readonly cores: number;
+  readonly real: readonly {
+    readonly workers: number;
+    readonly imagesPerSecond: Spread;
+    /** Cores of the machine that were busy: with workers, API, servers and load. */
+    readonly busyCores: number;
+  }[];
   /** Sleeping workers on the queue, without storage. */
   readonly queueAlone: {
     readonly workers: number;
@@ -28,10 +34,19 @@ export interface ScaleResult {
   };
 }
 
-/** How near to linear: images a second of n workers ÷ n times those of one. */
-export function linearity({ real }: ScaleResult): { readonly workers: number; readonly share: number }[] {
-  const one = real.find(({ workers }) => workers === 1)?.imagesPerSecond.median ?? Number.NaN;
-  return real.map(({ workers, imagesPerSecond }) => ({ workers, share: imagesPerSecond.median / (workers * one) }));
+/**
+ * How near to linear, until the cores are full: images a second of n workers ÷ n times those of one, or ÷ what one would do with all
+ * the cores, where it used so much of them that n of it do not fit.
+ */
+export function linearity({ real, cores }: ScaleResult): { readonly workers: number; readonly share: number }[] {
+  const one = real.find(({ workers }) => workers === 1);
+  return real.map(({ workers, imagesPerSecond }) => {
+    const room = Math.max(1, cores / (one?.busyCores ?? Number.NaN));
+    return {
+      workers,
+      share: imagesPerSecond.median / (Math.min(workers, room) * (one?.imagesPerSecond.median ?? Number.NaN)),
+    };
+  });
 }
 
 export function scaleTargets(result: ScaleResult): Target[] {
@@ -65,11 +80,11 @@ export function scaleReport(result: ScaleResult): string {
     '|---|---|---|---|',
     ...scaleTargets(result).map((one) => `| ${one.name} | ${one.wanted} | ${one.got} | ${verdict(one)} |`),
     '',
-    '| Workers, one thread each | images/s | ÷ linear |',
-    '|---|---|---|',
-    ...result.real.map(({ workers, imagesPerSecond }, i) => {
+    `| Workers, one thread each | images/s | cores busy, of ${result.cores} | ÷ linear, until the cores are full |`,
+    '|---|---|---|---|',
+    ...result.real.map(({ workers, imagesPerSecond, busyCores }, i) => {
       const share = linearity(result)[i]?.share ?? Number.NaN;
-      return `| ${workers} | ${told(imagesPerSecond)} | ${figure(share)} |`;
+      return `| ${workers} | ${told(imagesPerSecond)} | ${figure(busyCores)} | ${figure(share)} |`;
     }),
     '',
     `Workers that sleep ${queueAlone.sleepMs} ms instead of computing, on the cores of this machine together with API, load, Redis and PostgreSQL:`,

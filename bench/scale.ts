@@ -15,12 +15,12 @@ import { counted, emptyRedis, leukodiff, serviceTarget } from './contestants.js'
 import { cameraFrames, tinyFields } from './images.js';
 import { formOf, saturateQueue } from './load.js';
 import { readOptions } from './options.js';
-import { cpuSeconds, logEntry, type Running, start, until } from './processes.js';
+import { cpuSeconds, logEntry, machineSeconds, type Running, start, until } from './processes.js';
 import { conditions, resultFile, writeResult } from './results.js';
 import { type ScaleResult, scaleReport } from './scale-report.js';
 import { startServers } from './servers.js';
 import type { SimulatedWorkerSetting } from './simulated-worker.js';
-import { figure, spread } from './statistics.js';
+import { figure, quantile, spread } from './statistics.js';
 
 const options = readOptions({ rounds: 3, seconds: 10 });
 const cores = availableParallelism();
@@ -32,16 +32,16 @@ const servers = await startServers();
 try {
   if (servers.redisUrl === undefined) throw new Error('no redis-server in the path (apt-get install redis-server)');
   const forms = (await cameraFrames()).map((frame) => formOf([frame]));
-  // One, two, four … and every core; on two cores also three, to see what a worker too many does.
-  const counts = process.env['ZZ']
-    ? []
-    : [...new Set([1, 2, 4, 8, 16, cores].filter((n) => n <= cores))].sort((a, b) => a - b);
-  const real = new Map<number, number[]>();
+  // One, two, four … and one for each core.
+  const counts = [...new Set([1, 2, 4, 8, 16, cores].filter((n) => n <= cores))].sort((a, b) => a - b);
+  const real = new Map<number, RealRun[]>(counts.map((workers) => [workers, []]));
   for (let round = 0; round < options.rounds; round++) {
-    for (const workers of counts) {
-      const rate = await realWorkers(workers, forms);
-      real.set(workers, [...(real.get(workers) ?? []), rate]);
-      console.log(`${workers} worker(s) of one thread: ${figure(rate)} images/s`);
+    for (const [workers, runs] of real) {
+      const run = await realWorkers(workers, forms);
+      runs.push(run);
+      console.log(
+        `${workers} worker(s) of one thread: ${figure(run.imagesPerSecond)} images/s, ${figure(run.busyCores)} cores busy`,
+      );
     }
   }
   const redisBytesAnImage = await bytesOfWaiting();
@@ -55,7 +55,15 @@ try {
   const result: ScaleResult = {
     conditions: measuredUnder,
     options,
-    real: [...real].map(([workers, rates]) => ({ workers, imagesPerSecond: spread(rates) })),
+    cores,
+    real: [...real].map(([workers, runs]) => ({
+      workers,
+      imagesPerSecond: spread(runs.map(({ imagesPerSecond }) => imagesPerSecond)),
+      busyCores: quantile(
+        runs.map(({ busyCores }) => busyCores),
+        0.5,
+      ),
+    })),
     redisBytesAnImage,
     queueAlone,
     stored,
@@ -67,8 +75,14 @@ try {
   await servers.stop();
 }
 
-/** Images a second of so many `leukodiff work`, one inference thread each. */
-async function realWorkers(count: number, forms: readonly Buffer[]): Promise<number> {
+interface RealRun {
+  readonly imagesPerSecond: number;
+  /** Of the whole machine: workers, API, servers and load. */
+  readonly busyCores: number;
+}
+
+/** So many `leukodiff work`, one inference thread each. */
+async function realWorkers(count: number, forms: readonly Buffer[]): Promise<RealRun> {
   const place = await servers.database();
   const env = { DATABASE_URL: place.url, REDIS_URL: await emptyRedis(servers) };
   const api = leukodiff(['serve', '--no-worker'], { ...env, DATA_DIR: servers.folder() });
@@ -78,7 +92,10 @@ async function realWorkers(count: number, forms: readonly Buffer[]): Promise<num
   try {
     await Promise.all(workers.map((worker) => logEntry(worker, 'working')));
     const target = await serviceTarget(api);
-    return (await saturateQueue(target, forms, 64, options.seconds, counted(place))).imagesPerSecond;
+    const [begun, before] = [performance.now(), machineSeconds()];
+    const { imagesPerSecond } = await saturateQueue(target, forms, 64, options.seconds, counted(place));
+    const busyCores = (machineSeconds() - before) / ((performance.now() - begun) / 1000);
+    return { imagesPerSecond, busyCores };
   } finally {
     await Promise.all([api, ...workers].map((one) => one.stop()));
     await place.drop();

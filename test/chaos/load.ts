@@ -32,10 +32,12 @@ export interface Load {
 export async function drawImages(): Promise<Buffer[]> {
   const images: Buffer[] = [];
   for (let seed = 1; seed <= 12; seed++) {
-    const [width, height] = [256, 192];
+    // Every sixth is too large to be kept in memory while it is received, and lies on the disk that a fault fills.
+    const large = seed % 6 === 0;
+    const [width, height] = large ? [720, 540] : [256, 192];
     const { data } = drawSmear({ seed, width, height, micronsPerPixel: 0.2, cells: { neutrophil: 1, lymphocyte: 1 } });
     const image = sharp(data, { raw: { width, height, channels: 3 } });
-    images.push(await image.png().toBuffer());
+    images.push(await (large ? image.tiff({ compression: 'none' }) : image.png()).toBuffer());
   }
   return images;
 }
