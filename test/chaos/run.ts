@@ -1,7 +1,7 @@
 /**
  * `npm run chaos`: faults at random points while orders come in, then the invariant.
  *
- *     npm run chaos                         220 faults, about half an hour
+ *     npm run chaos                         220 faults, a quarter of an hour on an idle machine
  *     npm run chaos -- --short              12 faults
  *     npm run chaos -- --seed 7 --faults 40
  *     npm run chaos -- --only 'disk|clock'  those alone whose name fits

@@ -51,7 +51,7 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
     spoilable ? mountDisk(place, mebibytes) : plainFolder(place);
   const disks = {
     spool: openDisk(path('api'), 8),
-    postgres: openDisk(path('postgres'), 768),
+    postgres: openDisk(path('postgres'), 3072),
     redis: openDisk(path('redis'), 96),
   };
   const part = (name: string) => ({
