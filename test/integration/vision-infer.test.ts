@@ -210,7 +210,14 @@ describe('runs that jobs share', () => {
       },
       crashed: () => undefined,
     };
-    pool = await createInferencePool({ model, executionProvider: 'cpu', threads: 1, batchCrops: 16, observer, ...over });
+    pool = await createInferencePool({
+      model,
+      executionProvider: 'cpu',
+      threads: 1,
+      batchCrops: 16,
+      observer,
+      ...over,
+    });
     return pool;
   };
   afterEach(async () => {
