@@ -109,11 +109,7 @@ export async function saveImageResult(
   index: number,
   result: ImageResult,
 ): Promise<boolean> {
-  return inTransaction(db.pool, async (client) => {
-    if ((await lockOpenAnalysis(client, analysisId)) === null) return false;
-    const key = [analysisId, index];
-    // Rasters and scores go with their cells.
-    await client.query('DELETE FROM cells WHERE analysis_id = $1 AND image_index = $2', key);
+  return replacing(db, analysisId, index, async (client) => {
     for (let first = 0; first < result.cells.length; first += CELL_BATCH) {
       await insertCells(client, analysisId, index, first, result.cells.slice(first, first + CELL_BATCH));
     }
@@ -126,7 +122,8 @@ export async function saveImageResult(
               cell_count = $10, timings_ms = $11, model = $12
         WHERE analysis_id = $1 AND index = $2`,
       [
-        ...key,
+        analysisId,
+        index,
         result.width,
         result.height,
         result.scale.micronsPerPixel,
@@ -140,6 +137,21 @@ export async function saveImageResult(
         buffer(result.saliency),
       ],
     );
+  });
+}
+
+/** Writes what a run found in place of what an earlier run did. False when the analysis has ended or was deleted. */
+function replacing(
+  db: Database,
+  analysisId: string,
+  index: number,
+  write: (client: pg.PoolClient) => Promise<void>,
+): Promise<boolean> {
+  return inTransaction(db.pool, async (client) => {
+    if ((await lockOpenAnalysis(client, analysisId)) === null) return false;
+    // Rasters and scores go with their cells.
+    await client.query('DELETE FROM cells WHERE analysis_id = $1 AND image_index = $2', [analysisId, index]);
+    await write(client);
     return true;
   });
 }
@@ -211,15 +223,12 @@ export async function saveImageFailure(
   index: number,
   problem: StoredProblem,
 ): Promise<boolean> {
-  return inTransaction(db.pool, async (client) => {
-    if ((await lockOpenAnalysis(client, analysisId)) === null) return false;
-    await client.query('DELETE FROM cells WHERE analysis_id = $1 AND image_index = $2', [analysisId, index]);
+  return replacing(db, analysisId, index, async (client) => {
     await client.query(
       `UPDATE images SET status = 'failed', completed_at = now(), problem = $3, cell_count = NULL
         WHERE analysis_id = $1 AND index = $2`,
       [analysisId, index, JSON.stringify(problem)],
     );
-    return true;
   });
 }
 

@@ -5,6 +5,7 @@
 import sharp, { type Metadata } from 'sharp';
 import { decodeBmp, readBmpHeader } from './bmp.js';
 import { UndecodableImageError } from './errors.js';
+import { nextTurn } from './raster.js';
 import type { RgbImage } from './types.js';
 
 export type ImageFormat = 'jpeg' | 'png' | 'tiff' | 'webp' | 'bmp';
@@ -43,7 +44,6 @@ sharp.unblock({
 const DECODE_TIMEOUT_SECONDS = 60;
 /** Pixel loops give the event loop a turn about every 10 ms. */
 const PIXELS_PER_TURN = 1 << 20;
-const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 const SUPPORTED = 'Send JPEG, PNG, TIFF, WebP or BMP.';
 
 type Sniffed = ImageFormat | { readonly unsupported: string };
