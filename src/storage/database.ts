@@ -8,7 +8,7 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from './embedded-postgre
 import { PrismaClient } from './generated/client.js';
 import { migrate } from './migrate.js';
 import type { ObjectStore } from './object-store.js';
-import { PreparingClient } from './preparing-client.js';
+import { createPool } from './pool.js';
 
 /** PostgreSQL 14 is the oldest that its makers still maintain, and more than the queue needs (13). */
 const MINIMUM_SERVER_VERSION = 140_000;
@@ -95,25 +95,16 @@ async function open(url: string, embedded: EmbeddedPostgres | null, options: Dat
   };
 }
 
-/** Opens no connection before it is asked for one. */
-function openPool(url: string, max: number, log: Logger): pg.Pool {
-  const pool = new pg.Pool({
-    Client: PreparingClient,
-    connectionString: url,
+function openPool(connectionString: string, max: number, log: Logger): pg.Pool {
+  const config = {
+    connectionString,
     max,
-    // pg waits for ever by default; a pool that is used up for this long is an outage, not a queue.
-    connectionTimeoutMillis: 10_000,
     idleTimeoutMillis: 30_000,
     statement_timeout: 60_000,
     idle_in_transaction_session_timeout: 60_000,
-    keepAlive: true,
     application_name: 'leukodiff',
-  });
-  pool.on('error', (error) => log.warn({ reason: error.message }, 'an idle database connection was lost'));
-  // A connection that is lost while it is lent has no listener of the pool's: without one it would end the process.
-  // Whoever has it learns of the loss from its next query.
-  pool.on('connect', (client) => client.on('error', () => undefined));
-  return pool;
+  };
+  return createPool(config, log, 'an idle database connection was lost');
 }
 
 /** Says in words why a server cannot be used, before anything is built on it. */
