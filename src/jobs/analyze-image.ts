@@ -11,7 +11,7 @@ import {
   saveImageFailure,
   saveImageResult,
   startImage,
-} from '../storage/results.js';
+} from '../storage/image-results.js';
 import type { ApartVision } from '../vision/apart.js';
 import {
   AnalysisCrashedError,

@@ -75,7 +75,6 @@ const LOCK_MS = 15_000;
 const STALLED_CHECK_MS = 5_000;
 /** Storage counts the runs of an image and gives up itself; the queue's own count shall not come before it. */
 const MAX_STALLED = 10;
-const KEEP_COMPLETED = { age: 60 * 60, count: 1_000 };
 const KEEP_FAILED = { age: 24 * 60 * 60, count: 1_000 };
 const EVENT_STREAM_LENGTH = 1_000;
 const CLOSE_TIMEOUT_MS = 5_000;
@@ -241,7 +240,7 @@ function build<B extends IQueueBackend, C>(
       const opts = {
         ...RETRIES,
         priority: first,
-        removeOnComplete: KEEP_COMPLETED,
+        removeOnComplete: true,
         removeOnFail: KEEP_FAILED,
       };
       const children: FlowJobNode[] = imageIndexes.map((index) => ({

@@ -88,12 +88,14 @@ export async function insertAnalysis(
   const id = uuidv7();
   const createdAt = new Date();
   const priority = input.priority ?? 'routine';
-  const turn = await nextTurn(client, laboratory, priority);
-  await client.query(
+  const { rows } = await client.query<{ turn: number }>(
     `INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
          callback_url, target_cells, wbc_count, microns_per_pixel, metadata, created_at, laboratory, request_id,
          traceparent, tracestate, turn, turn_end)
-       VALUES ($1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
+       SELECT $1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, next.turn,
+              next.turn + $19::int
+         FROM (${nextTurn({ laboratory: '$15', priority: '$2' })}) AS next
+       RETURNING turn`,
     [
       id,
       priority,
@@ -113,8 +115,7 @@ export async function insertAnalysis(
       input.origin?.requestId ?? null,
       input.origin?.traceparent ?? null,
       input.origin?.tracestate ?? null,
-      turn,
-      turn + input.images.length,
+      input.images.length,
     ],
   );
   for (const [index, image] of input.images.entries()) {
@@ -122,40 +123,41 @@ export async function insertAnalysis(
     const raw = typeof image.bytes === 'function' ? await image.bytes() : image.bytes;
     const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
     const sha256 = image.sha256 ?? createHash('sha256').update(bytes).digest('hex');
-    await client.query(
-      // The first image with these bytes, here or in an earlier order of the laboratory.
-      `INSERT INTO images (analysis_id, index, filename, content_type, byte_length, sha256, width, height,
-                             duplicate_of_analysis, duplicate_of_index)
-         SELECT $1, $2, $3, $4, $5, $6::char(64), $7, $8, first.analysis_id, first.index
-           FROM (SELECT) AS one LEFT JOIN LATERAL (
-             SELECT earlier.analysis_id, earlier.index
-               FROM images AS earlier JOIN analyses ON analyses.id = earlier.analysis_id
-              WHERE earlier.sha256 = $6::char(64) AND analyses.laboratory = $9
-              ORDER BY earlier.analysis_id, earlier.index LIMIT 1) AS first ON true`,
-      [
-        id,
-        index,
-        image.filename,
-        image.contentType,
-        bytes.length,
-        sha256,
-        image.width ?? null,
-        image.height ?? null,
-        laboratory,
-      ],
-    );
+    const values = [
+      id,
+      index,
+      image.filename,
+      image.contentType,
+      bytes.length,
+      sha256,
+      image.width ?? null,
+      image.height ?? null,
+      laboratory,
+    ];
     if (db.objects?.writable) {
+      await client.query(INSERT_IMAGE, values);
       await storeObject(db, db.objects.store, client, { analysisId: id, index, bytes });
     } else {
-      await client.query('INSERT INTO image_files (analysis_id, image_index, bytes) VALUES ($1, $2, $3)', [
-        id,
-        index,
-        bytes,
-      ]);
+      await client.query(
+        `WITH image AS (${INSERT_IMAGE})
+         INSERT INTO image_files (analysis_id, image_index, bytes) VALUES ($1, $2, $10)`,
+        [...values, bytes],
+      );
     }
   }
-  return { id, createdAt: createdAt.toISOString(), turn };
+  return { id, createdAt: createdAt.toISOString(), turn: rows[0]?.turn ?? 0 };
 }
+
+/** With a reference to the first image with the same bytes, here or in an earlier order of the laboratory. */
+const INSERT_IMAGE = `
+  INSERT INTO images (analysis_id, index, filename, content_type, byte_length, sha256, width, height,
+                      duplicate_of_analysis, duplicate_of_index)
+  SELECT $1, $2, $3, $4, $5, $6::char(64), $7, $8, first.analysis_id, first.index
+    FROM (SELECT) AS one LEFT JOIN LATERAL (
+      SELECT earlier.analysis_id, earlier.index
+        FROM images AS earlier JOIN analyses ON analyses.id = earlier.analysis_id
+       WHERE earlier.sha256 = $6::char(64) AND analyses.laboratory = $9
+       ORDER BY earlier.analysis_id, earlier.index LIMIT 1) AS first ON true`;
 
 /** The finished document as it was stored, or the state of an analysis under way. Null: the laboratory has none such. */
 export async function getAnalysisDocument(
@@ -323,7 +325,10 @@ export async function deleteAnalysis(db: Database, laboratory: string, id: strin
 
 /** Images that are stored and not finished: the depth of the queue, whatever the queue itself knows. */
 export async function countQueued(db: Database): Promise<number> {
-  return db.prisma.image.count({ where: { status: { in: ['queued', 'processing'] } } });
+  const { rows } = await db.pool.query<{ count: number }>(
+    `SELECT count(*)::int AS count FROM images WHERE status IN ('queued', 'processing')`,
+  );
+  return rows[0]?.count ?? 0;
 }
 
 /**

@@ -2,7 +2,8 @@
 import pg from 'pg';
 import type { Logger } from 'pino';
 
-const CHANNEL = 'leukodiff_completed';
+/** Notified with the id of an analysis, in the transaction that ends it: PostgreSQL delivers it when that commits. */
+export const COMPLETED_CHANNEL = 'leukodiff_completed';
 const RECONNECT_MS = 1_000;
 
 export interface Completions {
@@ -10,9 +11,6 @@ export interface Completions {
   subscribe(analysisId: string, listener: () => void): () => void;
   close(): Promise<void>;
 }
-
-/** Send with the transaction that ends the analysis: PostgreSQL delivers it when that commits. */
-export const NOTIFY_COMPLETED = `SELECT pg_notify('${CHANNEL}', $1)`;
 
 /**
  * Connects on the first subscription. While the connection is down nothing is delivered: waiters also look at the row
@@ -49,7 +47,7 @@ export function createCompletions(databaseUrl: string, log: Logger): Completions
     fresh.on('end', () => lost());
     try {
       await fresh.connect();
-      await fresh.query(`LISTEN ${CHANNEL}`);
+      await fresh.query(`LISTEN ${COMPLETED_CHANNEL}`);
     } catch (error) {
       lost(error instanceof Error ? error : new Error(String(error)));
     }

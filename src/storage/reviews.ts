@@ -20,7 +20,7 @@ import type { AnalysisDocument, ReviewChangeDocument } from './documents.js';
 import { addDeliveries, type StoredEvent } from './events.js';
 import { type CellKey, formatCellId, isUuid, parseCellId } from './ids.js';
 import { insertReports, type PendingReport, type ReportDraft } from './reports.js';
-import { writeDifferential } from './results.js';
+import { insertDifferential } from './results.js';
 
 export interface ReviewContext {
   readonly reviewer: string;
@@ -187,7 +187,8 @@ async function store(
     differential.totalWbc,
     reasons.required,
   ]);
-  await writeDifferential(client, document.id, differential);
+  await client.query('DELETE FROM differential_rows WHERE analysis_id = $1', [document.id]);
+  await insertDifferential(client, document.id, differential);
   await client.query(
     `INSERT INTO review_changes (analysis_id, revision, kind, reviewer, at, comment, image_index, cell_number,
                                  class_before, class_after, status_before, status_after, differential)

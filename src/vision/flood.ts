@@ -1,24 +1,24 @@
 /** Connected pixels of a raster, addressed as y · width + x. */
 
-/** The accepted pixels connected to a seed through accepted ones, 4- or 8-connected; they are marked 1 in `seen`. */
+/** The open pixels (not 0) connected to a seed through open ones, 4- or 8-connected; they are marked 1 in `seen`. */
 export function flood(
   width: number,
   height: number,
   seeds: readonly number[],
-  accept: (at: number) => boolean,
+  open: Uint8Array,
   diagonal: boolean,
   seen: Uint8Array,
 ): number[] {
   const reached: number[] = [];
-  const stack: number[] = [];
   const visit = (at: number): void => {
-    if (seen[at] === 1 || !accept(at)) return;
+    if (seen[at] === 1 || open[at] === 0) return;
     seen[at] = 1;
-    stack.push(at);
+    reached.push(at);
   };
   for (const seed of seeds) visit(seed);
-  for (let at = stack.pop(); at !== undefined; at = stack.pop()) {
-    reached.push(at);
+  // What is reached is its own queue.
+  for (let next = 0; next < reached.length; next++) {
+    const at = reached[next] ?? 0;
     const x = at % width;
     const left = x > 0;
     const right = x < width - 1;
@@ -35,6 +35,13 @@ export function flood(
     if (below && right) visit(at + width + 1);
   }
   return reached;
+}
+
+/** 1 where a pixel is 0, 0 where it is anything else. */
+export function inverse(raster: Uint8Array): Uint8Array {
+  const out = new Uint8Array(raster.length);
+  for (let i = 0; i < out.length; i++) if (raster[i] === 0) out[i] = 1;
+  return out;
 }
 
 /** Every pixel at the edge of the raster; corners may come twice. */

@@ -20,6 +20,7 @@ import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from
 export type { DecodeLimits } from './decode.js';
 export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
 export type { InferenceObserver } from './infer.js';
+export { decodeGreyPng, encodeGreyPng, encodeRgbPng } from './png.js';
 export * from './render.js';
 export type * from './types.js';
 

@@ -1,6 +1,6 @@
 /** From the network's answers for each crop to cells of the image: masks on posted pixels, one owner for each pixel. */
 import type { CellType } from '../hematology/cell-types.js';
-import { borderPixels, flood } from './flood.js';
+import { borderPixels, flood, inverse } from './flood.js';
 import type { CellsManifest } from './manifest.js';
 import { samplesAlong } from './raster.js';
 import { type Part, splitCells, withoutSpurs } from './split.js';
@@ -216,11 +216,10 @@ function interpolate(
 /** Clears every 8-connected component but the largest: what is left over where another cell took its share. */
 function keepLargestComponent(labels: Uint8Array, width: number, height: number): void {
   const seen = new Uint8Array(labels.length);
-  const isCell = (at: number): boolean => labels[at] !== BACKGROUND;
   let largest: number[] = [];
   for (let i = 0; i < labels.length; i++) {
-    if (seen[i] === 1 || !isCell(i)) continue;
-    const component = flood(width, height, [i], isCell, true, seen);
+    if (seen[i] === 1 || labels[i] === BACKGROUND) continue;
+    const component = flood(width, height, [i], labels, true, seen);
     if (component.length > largest.length) largest = component;
   }
   const kept = new Uint8Array(labels.length);
@@ -244,19 +243,19 @@ function keepNearestComponent(labels: Uint8Array, width: number, height: number,
   }
   if (seed < 0) return false;
   const member = new Uint8Array(labels.length);
-  flood(width, height, [seed], (at) => labels[at] !== BACKGROUND, true, member);
+  flood(width, height, [seed], labels, true, member);
   for (let i = 0; i < labels.length; i++) if (member[i] === 0) labels[i] = BACKGROUND;
   return true;
 }
 
 /** Background that the border of the box does not reach becomes cell: nucleus where nucleus surrounds it. */
 function fillHoles(labels: Uint8Array, width: number, height: number): void {
-  const isBackground = (at: number): boolean => labels[at] === BACKGROUND;
+  const background = inverse(labels);
   const seen = new Uint8Array(labels.length);
-  flood(width, height, borderPixels(width, height), isBackground, false, seen);
+  flood(width, height, borderPixels(width, height), background, false, seen);
   for (let i = 0; i < labels.length; i++) {
-    if (labels[i] !== BACKGROUND || seen[i] === 1) continue;
-    const hole = flood(width, height, [i], isBackground, false, seen);
+    if (background[i] === 0 || seen[i] === 1) continue;
+    const hole = flood(width, height, [i], background, false, seen);
     let nucleus = 0;
     let cytoplasm = 0;
     for (const p of hole) {

@@ -99,7 +99,8 @@ export function chooseCandidates(
   const { width, height, data, cellWidth, cellHeight } = saliency;
   const place = ({ x, y }: Candidate): number =>
     Math.min(height - 1, Math.floor(y / cellHeight)) * width + Math.min(width - 1, Math.floor(x / cellWidth));
-  const salient = (at: number): boolean => (data[at] ?? 0) >= SALIENT_FROM;
+  const salient = new Uint8Array(data.length);
+  for (let i = 0; i < data.length; i++) if ((data[i] ?? 0) >= SALIENT_FROM) salient[i] = 1;
   const seen = new Uint8Array(data.length);
   return peaks.filter((peak) => {
     const region = flood(width, height, [place(peak)], salient, true, seen);

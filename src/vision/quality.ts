@@ -45,6 +45,7 @@ export async function assessQuality(field: RgbImage, extraFlags: readonly string
   const laplacian = moments();
   const histogram = new Uint32Array(256);
   let clippedPixels = 0;
+  const rooms = { across: new Float32Array((BAND + 4) * width), smooth: new Float32Array((BAND + 4) * width) };
   for (let top = 0; top < height; top += BAND) {
     const bottom = Math.min(height, top + BAND);
     for (let p = top * width; p < bottom * width; p++) {
@@ -59,7 +60,7 @@ export async function assessQuality(field: RgbImage, extraFlags: readonly string
       histogram[bin] = (histogram[bin] ?? 0) + 1;
       if (r === 0 || g === 0 || b === 0 || r === 255 || g === 255 || b === 255) clippedPixels++;
     }
-    noteLaplacian(laplacian, field, top, bottom);
+    noteLaplacian(laplacian, field, top, bottom, rooms);
     await nextTurn();
   }
   const brightness = luminance.sum / luminance.count / 255;
@@ -82,14 +83,20 @@ export async function assessQuality(field: RgbImage, extraFlags: readonly string
 
 /**
  * 4-neighbour Laplacian of green, the channel in which stained cells have most contrast, for the rows from top to bottom.
- * Smoothed before (1-2-1 both ways), or a noisy camera would pass for a sharp one.
+ * Smoothed before (1-2-1 both ways), or a noisy camera would pass for a sharp one. `across` and `smooth` are room for a band with two rows
+ * on either side.
  */
-function noteLaplacian(laplacian: Moments, { width, height, data }: RgbImage, top: number, bottom: number): void {
+function noteLaplacian(
+  laplacian: Moments,
+  { width, height, data }: RgbImage,
+  top: number,
+  bottom: number,
+  { across, smooth }: { readonly across: Float32Array; readonly smooth: Float32Array },
+): void {
   const from = Math.max(0, top - 2);
   const to = Math.min(height, bottom + 2);
   const rows = to - from;
   const at = (values: Float32Array, x: number, y: number): number => values[y * width + x] ?? 0;
-  const across = new Float32Array(rows * width);
   for (let y = 0; y < rows; y++) {
     const base = (from + y) * width;
     for (let x = 0; x < width; x++) {
@@ -98,7 +105,6 @@ function noteLaplacian(laplacian: Moments, { width, height, data }: RgbImage, to
       across[y * width + x] = (left + 2 * (data[(base + x) * 3 + 1] ?? 0) + right) / 4;
     }
   }
-  const smooth = new Float32Array(rows * width);
   for (let y = 0; y < rows; y++) {
     const above = Math.max(0, y - 1);
     const below = Math.min(rows - 1, y + 1);

@@ -147,17 +147,33 @@ function resample(
     else resampleLine(image.data, sourceRow * image.width * 3, places, columns, lines, line, stride);
     filledRow = sourceRow;
   }
-  const sums = new Float64Array(stride);
+  const weights = new Float64Array(Math.max(4, rows.count));
   for (let y = fromRow; y < toRow; y++) {
-    const start = ((rows.first[y] ?? 0) - top) * stride;
-    sums.fill(0);
-    for (let k = 0; k < rows.count; k++) {
-      const weight = rows.weights[y * rows.count + k] ?? 0;
-      if (weight === 0) continue;
-      const line = start + k * stride;
-      for (let x = 0; x < stride; x++) sums[x] = (sums[x] ?? 0) + weight * (lines[line + x] ?? 0);
-    }
-    for (let x = 0; x < stride; x++) out[y * stride + x] = clamp(Math.round(sums[x] ?? 0), 0, 255);
+    weights.set(rows.weights.subarray(y * rows.count, (y + 1) * rows.count));
+    sumLines(lines, ((rows.first[y] ?? 0) - top) * stride, stride, weights, out, y * stride);
+  }
+}
+
+/** One row of bytes: the weighted sum of the lines that start at `from`. Enlarging takes four of them, so those are written out. */
+function sumLines(
+  lines: Float32Array,
+  from: number,
+  stride: number,
+  weights: Float64Array,
+  out: Uint8Array,
+  to: number,
+): void {
+  const w0 = weights[0] ?? 0;
+  const w1 = weights[1] ?? 0;
+  const w2 = weights[2] ?? 0;
+  const w3 = weights[3] ?? 0;
+  for (let x = 0; x < stride; x++) {
+    const at = from + x;
+    let sum = w0 * (lines[at] ?? 0) + w1 * (lines[at + stride] ?? 0);
+    if (w2 !== 0) sum += w2 * (lines[at + 2 * stride] ?? 0);
+    if (w3 !== 0) sum += w3 * (lines[at + 3 * stride] ?? 0);
+    for (let k = 4; k < weights.length; k++) sum += (weights[k] ?? 0) * (lines[at + k * stride] ?? 0);
+    out[to + x] = sum <= 0 ? 0 : sum >= 255 ? 255 : Math.floor(sum + 0.5);
   }
 }
 

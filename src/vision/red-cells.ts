@@ -2,7 +2,7 @@
  * The red cells as a ruler: on a dried smear they are 7.2 µm wide, whatever the camera. Where a field shows enough of them
  * lying free, their common diameter says more about the scale than any network.
  */
-import { borderPixels, flood } from './flood.js';
+import { borderPixels, flood, inverse } from './flood.js';
 import { nextTurn, resizeRegion } from './raster.js';
 import type { Box, RgbImage } from './types.js';
 
@@ -141,21 +141,23 @@ interface Disc {
 /** The blobs that are round, whole and of about the right size; holes count as cell. */
 function freeDiscs(density: Float32Array, width: number, height: number, threshold: number, expected: number): Disc[] {
   const outside = new Uint8Array(width * height);
-  const isClear = (at: number): boolean => (density[at] ?? 0) < threshold;
-  flood(width, height, borderPixels(width, height), isClear, false, outside);
+  const clear = new Uint8Array(width * height);
+  for (let i = 0; i < clear.length; i++) if ((density[i] ?? 0) < threshold) clear[i] = 1;
+  flood(width, height, borderPixels(width, height), clear, false, outside);
   // A clear place that the border does not reach is a central pallor, or glass that cells enclose: told by its size.
   const seen = outside.slice();
   const pallor = (Math.PI / 4) * (expected * 0.8) ** 2;
   for (let i = 0; i < seen.length; i++) {
-    if (seen[i] === 1 || !isClear(i)) continue;
-    const hole = flood(width, height, [i], isClear, false, seen);
+    if (seen[i] === 1 || clear[i] === 0) continue;
+    const hole = flood(width, height, [i], clear, false, seen);
     if (hole.length > pallor) for (const at of hole) outside[at] = 1;
   }
+  const cells = inverse(outside);
   const taken = outside.slice();
   const discs: Disc[] = [];
   for (let i = 0; i < taken.length; i++) {
     if (taken[i] === 1) continue;
-    const blob = flood(width, height, [i], () => true, false, taken);
+    const blob = flood(width, height, [i], cells, false, taken);
     const diameter = discDiameter(blob, width, height);
     if (diameter !== undefined && diameter >= DIAMETERS.min * expected && diameter <= DIAMETERS.max * expected) {
       discs.push({ diameter, density: blob.reduce((sum, at) => sum + (density[at] ?? 0), 0) / blob.length });

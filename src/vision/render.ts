@@ -3,6 +3,7 @@ import sharp from 'sharp';
 import type { CellType } from '../hematology/cell-types.js';
 import { dotAt, GLYPH_ADVANCE, GLYPH_HEIGHT, GLYPH_WIDTH, textWidth } from './bitmap-font.js';
 import { decodeImage } from './decode.js';
+import { decodeGreyPng, encodeGreyPng, encodeRgbPng, PNG } from './png.js';
 import { nextTurn } from './raster.js';
 import type { Box, GreyImage, RgbImage } from './types.js';
 
@@ -45,40 +46,8 @@ const STYLES: Readonly<Record<CellType, ClassStyle>> = {
   unidentified: { label: '?', colour: [255, 255, 255], dashed: true },
 };
 
-// Decided results of the same size over and over: a middle level keeps the request short and the file small.
-const PNG = { compressionLevel: 6 } as const;
 /** Rendering draws what was accepted once already, so only the format's own bounds apply. */
 const NO_LIMITS = { maxBytes: Number.MAX_SAFE_INTEGER, maxPixels: Number.MAX_SAFE_INTEGER };
-
-/** PNG (8-bit grey) of a single-channel raster. */
-export async function encodeGreyPng(image: GreyImage): Promise<Buffer> {
-  return sharp(image.data, {
-    raw: { width: image.width, height: image.height, channels: 1 },
-    limitInputPixels: false,
-  })
-    .toColourspace('b-w')
-    .png(PNG)
-    .toBuffer();
-}
-
-/** The raster of a grey PNG as encodeGreyPng makes it. */
-export async function decodeGreyPng(png: Uint8Array): Promise<GreyImage> {
-  const { data, info } = await sharp(png, { limitInputPixels: false })
-    .extractChannel(0)
-    .raw()
-    .toBuffer({ resolveWithObject: true });
-  return { width: info.width, height: info.height, data };
-}
-
-/** PNG of an RGB raster. */
-export async function encodeRgbPng(image: RgbImage): Promise<Buffer> {
-  return sharp(image.data, {
-    raw: { width: image.width, height: image.height, channels: 3 },
-    limitInputPixels: false,
-  })
-    .png(PNG)
-    .toBuffer();
-}
 
 const isRaster = (value: GreyImage | RgbImage | Uint8Array): value is GreyImage | RgbImage =>
   !(value instanceof Uint8Array);

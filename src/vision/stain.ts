@@ -13,18 +13,26 @@ const DENSITY = Float64Array.from({ length: 256 }, (_, level) => -Math.log10((le
  * is the tint. Null where the field shows no stain, or no clear ground to hold it against.
  */
 export function measureStain({ data }: RgbImage, clearFrom: number): Stain | null {
-  const clear = { count: 0, red: 0, green: 0 };
-  const stained = { count: 0, red: 0, green: 0 };
+  let [clearCount, clearRed, clearGreen] = [0, 0, 0];
+  let [count, sumRed, sumGreen] = [0, 0, 0];
   for (let i = 0; i + 2 < data.length; i += 3) {
-    const [r, g, b] = [data[i] ?? 0, data[i + 1] ?? 0, data[i + 2] ?? 0];
-    const into = 0.299 * r + 0.587 * g + 0.114 * b >= clearFrom ? clear : stained;
-    into.count++;
-    into.red += DENSITY[r] ?? 0;
-    into.green += DENSITY[g] ?? 0;
+    const r = data[i] ?? 0;
+    const g = data[i + 1] ?? 0;
+    const red = DENSITY[r] ?? 0;
+    const green = DENSITY[g] ?? 0;
+    if (0.299 * r + 0.587 * g + 0.114 * (data[i + 2] ?? 0) >= clearFrom) {
+      clearCount++;
+      clearRed += red;
+      clearGreen += green;
+    } else {
+      count++;
+      sumRed += red;
+      sumGreen += green;
+    }
   }
-  if (stained.count < MIN_PIXELS || clear.count === 0) return null;
-  const red = stained.red / stained.count - clear.red / clear.count;
-  const green = stained.green / stained.count - clear.green / clear.count;
+  if (count < MIN_PIXELS || clearCount === 0) return null;
+  const red = sumRed / count - clearRed / clearCount;
+  const green = sumGreen / count - clearGreen / clearCount;
   // Something that is dark and takes no green light away is no stained smear.
   return green > 0 ? { density: green, balance: Math.max(0, red) / green } : null;
 }

@@ -16,7 +16,8 @@ import type { App } from '../../../src/http/types.js';
 import { conclude } from '../../../src/jobs/finish-analysis.js';
 import type { Queues } from '../../../src/jobs/queues.js';
 import { type Database, openDatabase } from '../../../src/storage/database.js';
-import { finishAnalysis, saveImageFailure, saveImageResult, startImage } from '../../../src/storage/results.js';
+import { saveImageFailure, saveImageResult, startImage } from '../../../src/storage/image-results.js';
+import { finishAnalysis } from '../../../src/storage/results.js';
 import type { ModelInfo } from '../../../src/vision/types.js';
 import { openTestDatabase, openTestQueues, type TestDatabase, testObjects } from '../../support/database.js';
 

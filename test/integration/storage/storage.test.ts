@@ -22,17 +22,10 @@ import {
   endAttempt,
   overdueDeliveries,
 } from '../../../src/storage/deliveries.js';
+import { releaseImage, saveImageFailure, saveImageResult, startImage } from '../../../src/storage/image-results.js';
 import { getImageCells, getImageFile, getImageSaliency } from '../../../src/storage/images.js';
 import { InvalidCursorError } from '../../../src/storage/paging.js';
-import {
-  type FinishOptions,
-  failAnalysis,
-  finishAnalysis,
-  releaseImage,
-  saveImageFailure,
-  saveImageResult,
-  startImage,
-} from '../../../src/storage/results.js';
+import { type FinishOptions, failAnalysis, finishAnalysis } from '../../../src/storage/results.js';
 import { openAnalyses, removeOlderThan, withSweepLock } from '../../../src/storage/upkeep.js';
 import { decodeGreyPng } from '../../../src/vision/index.js';
 import type { CellFinding } from '../../../src/vision/types.js';
@@ -289,6 +282,33 @@ describe('the result of an image', () => {
     expect(await rows('cell_rasters', id)).toBe(1);
     expect(await rows('consistency_scores', id)).toBe(1);
     expect((await getAnalysisDocument(db, 'default', id))?.images[0]?.cellCount).toBe(1);
+  });
+
+  it('is written once, however many runs write it at the same time', async () => {
+    const id = await create();
+    await startImage(db, id, 0);
+    const result = await toImageResult(imageAnalysis([cellFinding('neutrophil'), cellFinding('monocyte')]), TEST_MODEL);
+    const saved = await Promise.all(Array.from({ length: 8 }, () => saveImageResult(db, id, 0, result)));
+    expect(saved).toEqual(saved.map(() => true));
+    for (const table of ['cells', 'cell_rasters', 'consistency_scores']) expect(await rows(table, id)).toBe(2);
+    expect(await rows('image_saliency', id)).toBe(1);
+  });
+
+  it('keeps each picture with its cell', async () => {
+    const id = await create();
+    const found = await toImageResult(imageAnalysis(Array.from({ length: 5 }, () => cellFinding('blast'))), TEST_MODEL);
+    const cells = found.cells.map((cell, i) => ({
+      ...cell,
+      mask: Buffer.from(`mask ${i}`),
+      crop: Buffer.from(`crop of ${i}`),
+      cam: Buffer.alloc(i, i),
+    }));
+    await startImage(db, id, 0);
+    await saveImageResult(db, id, 0, { ...found, cells });
+    for (const [i, { mask, crop, cam }] of cells.entries()) {
+      const stored = (kind: 'mask' | 'crop' | 'cam') => getCellArtefact(db, 'default', id, `0-${i}`, kind);
+      expect([await stored('mask'), await stored('crop'), await stored('cam')]).toEqual([mask, crop, cam]);
+    }
   });
 
   it('holds more cells than one statement takes', async () => {

@@ -1,0 +1,270 @@
+/**
+ * What the jobs write of an image, in as few statements as it takes: an image costs PostgreSQL and the process more by the
+ * statement than by the byte. Every function may run twice, and nothing changes an analysis that has ended.
+ */
+
+import type pg from 'pg';
+import type { CellType } from '../hematology/cell-types.js';
+import type { Box, CellFlag, Graded, ImageQuality, ImageScale, ModelInfo, Morphology } from '../vision/types.js';
+import { type Database, inTransaction } from './database.js';
+import type { StoredProblem } from './documents.js';
+import { isUuid } from './ids.js';
+import { readImageBytes } from './images.js';
+
+/** Cells in one statement: keeps it with their PNGs at some megabytes. */
+const CELL_BATCH = 200;
+
+export interface ImageTask {
+  readonly bytes: Buffer;
+  /** As posted with the order; null: estimate it. */
+  readonly micronsPerPixel: number | null;
+  /** Runs that began and were not given back, this one included. */
+  readonly attempts: number;
+  /** Of the request that brought the order. */
+  readonly requestId: string | null;
+  readonly laboratory: string;
+  /** As the order names it. */
+  readonly site: string | null;
+}
+
+/** Claims an image for a run. Null when there is nothing to do: it is finished, its analysis ended or was deleted. */
+export async function startImage(db: Database, analysisId: string, index: number): Promise<ImageTask | null> {
+  if (!isUuid(analysisId)) return null;
+  // The order's row before the image's, as everywhere; the stronger lock at once, because two that strengthen it wait for each other.
+  const { rows } = await db.pool.query<Omit<ImageTask, 'bytes'>>(
+    `WITH analysis AS (
+       SELECT id, microns_per_pixel, request_id, laboratory, site FROM analyses
+        WHERE id = $1 AND status IN ('queued', 'processing') FOR NO KEY UPDATE),
+     image AS (
+       UPDATE images SET status = 'processing', attempts = attempts + 1, started_at = coalesce(started_at, now())
+         FROM analysis
+        WHERE images.analysis_id = analysis.id AND images.index = $2 AND images.status IN ('queued', 'processing')
+       RETURNING attempts),
+     begun AS (
+       UPDATE analyses SET status = 'processing', started_at = now() FROM image
+        WHERE analyses.id = $1 AND analyses.status = 'queued')
+     SELECT analysis.microns_per_pixel AS "micronsPerPixel", analysis.request_id AS "requestId", analysis.laboratory,
+            analysis.site, image.attempts
+       FROM analysis, image`,
+    [analysisId, index],
+  );
+  const [claim] = rows;
+  if (claim === undefined) return null;
+  // Not in the same statement: a large image takes long, and the other images of the analysis wait for its row.
+  const bytes = await readImageBytes(db, analysisId, index);
+  return bytes === null ? null : { ...claim, bytes };
+}
+
+/** Gives a run back that ended in an orderly way without a result: only runs that were cut off count against an image. */
+export async function releaseImage(db: Database, analysisId: string, index: number): Promise<void> {
+  await db.prisma.image.updateMany({
+    where: { analysisId, index, status: 'processing', attempts: { gt: 0 } },
+    data: { attempts: { decrement: 1 } },
+  });
+}
+
+export interface CellResult {
+  readonly box: Box;
+  readonly areaPx: number;
+  readonly areaUm2: number | null;
+  readonly class: CellType;
+  readonly confidence: number;
+  readonly probabilities: Readonly<Record<string, number>>;
+  readonly subtype: Graded | null;
+  readonly morphology: Morphology | null;
+  readonly saliencyConsistency: number;
+  readonly rejectScore: number;
+  readonly flags: readonly CellFlag[];
+  readonly counted: boolean;
+  /** PNG. */
+  readonly mask: Uint8Array;
+  readonly crop: Uint8Array;
+  readonly cam: Uint8Array;
+}
+
+export interface ImageResult {
+  readonly width: number;
+  readonly height: number;
+  readonly scale: ImageScale;
+  readonly quality: ImageQuality;
+  readonly saliencyConsistency: number | null;
+  readonly timingsMs: Readonly<Record<string, number>>;
+  readonly model: ModelInfo;
+  /** Grey PNG. */
+  readonly saliency: Uint8Array;
+  /** In the order that numbers them. */
+  readonly cells: readonly CellResult[];
+}
+
+/**
+ * Stores what was found in an image, in place of what an earlier run found. False when the analysis has ended or was
+ * deleted: nothing is written then.
+ */
+export async function saveImageResult(
+  db: Database,
+  analysisId: string,
+  index: number,
+  result: ImageResult,
+): Promise<boolean> {
+  if (result.cells.length <= CELL_BATCH) {
+    const written = await writeResult(db.pool, analysisId, index, result);
+    if (written !== 'found before') return written === 'stored';
+  }
+  return replacing(db, analysisId, index, async (client) => {
+    await writeResult(client, analysisId, index, result);
+    for (let first = CELL_BATCH; first < result.cells.length; first += CELL_BATCH) {
+      await client.query(`WITH image AS (SELECT $1::uuid AS analysis_id, $2::int AS index), ${INSERT_CELLS} SELECT`, [
+        analysisId,
+        index,
+        ...cellColumns(result.cells, first),
+      ]);
+    }
+  });
+}
+
+/** Cells, scores and pictures of `image`, which comes before in the same WITH; the columns of `cellColumns` from $3 on. */
+const INSERT_CELLS = `
+  found AS (
+    INSERT INTO cells (analysis_id, image_index, number, class, confidence, probabilities, box_x, box_y, box_width,
+                       box_height, area_px, area_um2, flags, counted, subtype, morphology, reject_score)
+    SELECT image.analysis_id, image.index, number, class, confidence, probabilities, x, y, width, height, area_px, area_um2,
+           ARRAY(SELECT jsonb_array_elements_text(flags)), counted, subtype, morphology, reject_score
+      FROM image, unnest($3::int[], $4::text[], $5::float8[], $6::json[], $7::int[], $8::int[], $9::int[], $10::int[],
+                         $11::float8[], $12::float8[], $13::jsonb[], $14::boolean[], $15::json[], $16::json[], $17::float8[])
+        AS cell (number, class, confidence, probabilities, x, y, width, height, area_px, area_um2, flags, counted, subtype,
+                 morphology, reject_score)),
+  scores AS (
+    INSERT INTO consistency_scores (analysis_id, image_index, cell_number, score)
+    SELECT image.analysis_id, image.index, number, score
+      FROM image, unnest($3::int[], $18::float8[]) AS cell (number, score)),
+  pictures AS (
+    INSERT INTO cell_rasters (analysis_id, image_index, cell_number, mask, crop, cam)
+    SELECT image.analysis_id, image.index, number, substring($19::bytea FROM mask_at + 1 FOR crop_at - mask_at),
+           substring($19::bytea FROM crop_at + 1 FOR cam_at - crop_at), substring($19::bytea FROM cam_at + 1 FOR end_at - cam_at)
+      FROM image, unnest($3::int[], $20::int[], $21::int[], $22::int[], $23::int[])
+        AS cell (number, mask_at, crop_at, cam_at, end_at))`;
+
+/** The parameters $3 to $23 of INSERT_CELLS, for a batch of the cells from `first` on. */
+function cellColumns(all: readonly CellResult[], first: number): unknown[] {
+  const cells = all.slice(first, first + CELL_BATCH);
+  const { bytes, starts } = joined(cells.flatMap(({ mask, crop, cam }) => [mask, crop, cam]));
+  const everyThird = (from: number): number[] => cells.map((_, i) => starts[3 * i + from] ?? 0);
+  return [
+    cells.map((_, offset) => first + offset),
+    cells.map((cell) => cell.class),
+    cells.map((cell) => cell.confidence),
+    cells.map((cell) => JSON.stringify(cell.probabilities)),
+    cells.map((cell) => Math.round(cell.box.x)),
+    cells.map((cell) => Math.round(cell.box.y)),
+    cells.map((cell) => Math.round(cell.box.width)),
+    cells.map((cell) => Math.round(cell.box.height)),
+    cells.map((cell) => cell.areaPx),
+    cells.map((cell) => cell.areaUm2),
+    cells.map((cell) => JSON.stringify(cell.flags)),
+    cells.map((cell) => cell.counted),
+    cells.map((cell) => jsonOrNull(cell.subtype)),
+    cells.map((cell) => jsonOrNull(cell.morphology)),
+    cells.map((cell) => cell.rejectScore),
+    cells.map((cell) => cell.saliencyConsistency),
+    bytes,
+    everyThird(0),
+    everyThird(1),
+    everyThird(2),
+    everyThird(3),
+  ];
+}
+
+/** One after the other, and where each begins; at last the end. pg sends one Buffer in binary, but an array of them as text. */
+function joined(pictures: readonly Uint8Array[]): { readonly bytes: Buffer; readonly starts: readonly number[] } {
+  const starts = [0];
+  for (const { length } of pictures) starts.push((starts.at(-1) ?? 0) + length);
+  return { bytes: Buffer.concat(pictures), starts };
+}
+
+/** Writes a result with the first batch of its cells, in one statement: all of it or nothing. */
+async function writeResult(
+  client: Pick<pg.PoolClient, 'query'>,
+  analysisId: string,
+  index: number,
+  result: ImageResult,
+): Promise<'stored' | 'found before' | 'ended'> {
+  const { rows } = await client.query<{ open: boolean; stored: boolean }>(
+    `WITH analysis AS (${OPEN_ANALYSIS}),
+     image AS (
+       UPDATE images SET status = 'completed', completed_at = now(), problem = NULL, width = $24, height = $25,
+              microns_per_pixel = $26, scale_source = $27, scale_confidence = $28, quality = $29,
+              saliency_consistency = $30, cell_count = $31, timings_ms = $32, model = $33
+         FROM analysis
+        -- Only a completed image has cells.
+        WHERE images.analysis_id = analysis.id AND images.index = $2 AND images.status <> 'completed'
+       RETURNING images.analysis_id, images.index),
+     map AS (
+       INSERT INTO image_saliency (analysis_id, image_index, png) SELECT analysis_id, index, $34 FROM image
+       ON CONFLICT (analysis_id, image_index) DO UPDATE SET png = excluded.png),
+     ${INSERT_CELLS}
+     SELECT EXISTS (SELECT FROM analysis) AS open, EXISTS (SELECT FROM image) AS stored`,
+    [
+      analysisId,
+      index,
+      ...cellColumns(result.cells, 0),
+      result.width,
+      result.height,
+      result.scale.micronsPerPixel,
+      result.scale.source,
+      result.scale.confidence,
+      JSON.stringify(result.quality),
+      result.saliencyConsistency,
+      result.cells.length,
+      JSON.stringify(result.timingsMs),
+      JSON.stringify(result.model),
+      Buffer.from(result.saliency.buffer, result.saliency.byteOffset, result.saliency.byteLength),
+    ],
+  );
+  const [written] = rows;
+  if (!written?.open) return 'ended';
+  return written.stored ? 'stored' : 'found before';
+}
+
+/** Marks an image that cannot be analysed. False when the analysis has ended or was deleted. */
+export async function saveImageFailure(
+  db: Database,
+  analysisId: string,
+  index: number,
+  problem: StoredProblem,
+): Promise<boolean> {
+  return replacing(db, analysisId, index, async (client) => {
+    await client.query(
+      `UPDATE images SET status = 'failed', completed_at = now(), problem = $3, cell_count = NULL
+        WHERE analysis_id = $1 AND index = $2`,
+      [analysisId, index, JSON.stringify(problem)],
+    );
+  });
+}
+
+/** Writes what a run found in place of what an earlier run did. False when the analysis has ended or was deleted. */
+function replacing(
+  db: Database,
+  analysisId: string,
+  index: number,
+  write: (client: pg.PoolClient) => Promise<void>,
+): Promise<boolean> {
+  const key = [analysisId, index];
+  return inTransaction(db.pool, async (client) => {
+    const { rowCount } = await client.query(OPEN_ANALYSIS, [analysisId]);
+    if (rowCount === 0) return false;
+    // The image's row first: of two runs at the same time the second one then sees, and replaces, what the first one wrote.
+    await client.query(`UPDATE images SET status = 'processing' WHERE analysis_id = $1 AND index = $2`, key);
+    // Rasters and scores go with their cells.
+    await client.query('DELETE FROM cells WHERE analysis_id = $1 AND image_index = $2', key);
+    await write(client);
+    return true;
+  });
+}
+
+/**
+ * Holds the analysis against its end and its removal, which lock FOR UPDATE; images of one analysis are written side by side.
+ * No row when it has ended or is gone.
+ */
+const OPEN_ANALYSIS = `SELECT id FROM analyses WHERE id = $1 AND status IN ('queued', 'processing') FOR KEY SHARE`;
+
+const jsonOrNull = (value: unknown): string | null => (value === null ? null : JSON.stringify(value));
