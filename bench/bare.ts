@@ -6,6 +6,7 @@
 import { MODEL_DIR } from '../test/support/model-dir.js';
 import type { BareResult, BareSetting } from './bare-process.js';
 import { cameraFrames, MICRONS_PER_PIXEL } from './images.js';
+import { WARM_UP_SECONDS } from './load.js';
 import { quantile } from './statistics.js';
 
 // As the service runs it: the loader of TypeScript wraps every small function, which costs a fifth of the speed.
@@ -22,7 +23,7 @@ const vision = await createVision({
 });
 const stages = new Map<string, number>();
 const latencies: number[] = [];
-const from = performance.now() + 1000;
+const from = performance.now() + WARM_UP_SECONDS * 1000;
 const to = from + setting.seconds * 1000;
 let next = 0;
 const lane = async (): Promise<void> => {

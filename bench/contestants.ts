@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
 import { MODEL_DIR } from '../test/support/model-dir.js';
-import { type Counts, saturateDirect, saturateQueue, type Target, type Throughput } from './load.js';
+import { type Counts, ordersOf, saturateDirect, saturateQueue, type Target, type Throughput } from './load.js';
 import { freePort, logEntry, type Running, start, until } from './processes.js';
 import type { Place, Servers } from './servers.js';
 import { figure } from './statistics.js';
@@ -23,7 +23,8 @@ export interface Started {
   /** Processes whose group uses the processor for it. */
   readonly processes: readonly Running[];
   readonly place: Place;
-  saturate(forms: readonly Buffer[], seconds: number): Promise<Throughput>;
+  /** With orders of these images. */
+  saturate(frames: readonly Buffer[], seconds: number): Promise<Throughput>;
   stop(): Promise<void>;
 }
 
@@ -69,15 +70,23 @@ export const counted = (place: Place) => async (): Promise<Counts> => {
   return { done: Number(row?.done), waiting: Number(row?.waiting) };
 };
 
-/** `leukodiff serve`, as it is unless `env` says otherwise. */
+export interface ServiceOptions {
+  readonly queue?: 'postgres' | 'redis';
+  /** Default: as it is. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly nodeFlags?: readonly string[];
+  /** Default 1. */
+  readonly imagesPerOrder?: number;
+}
+
+/** `leukodiff serve`. */
 export function service(
   servers: Servers,
-  queue: 'postgres' | 'redis',
-  env: Readonly<Record<string, string>> = {},
-  nodeFlags: readonly string[] = [],
+  { queue = 'postgres', env = {}, nodeFlags = [], imagesPerOrder = 1 }: ServiceOptions = {},
 ): Contestant {
+  const loaded = imagesPerOrder === 1 ? '' : `, orders of ${imagesPerOrder} images`;
   return {
-    name: queue === 'redis' ? 'Leukodiff, queue on Redis' : 'Leukodiff',
+    name: `Leukodiff${queue === 'redis' ? ', queue on Redis' : ''}${loaded}`,
     setting: Object.keys(env).length === 0 ? 'defaults' : JSON.stringify(env),
     start: async () => {
       const place = await servers.database();
@@ -96,7 +105,8 @@ export function service(
         target,
         place,
         processes: [running],
-        saturate: (forms, seconds) => saturateQueue(target, forms, DEPTH, seconds, counted(place)),
+        saturate: (frames, seconds) =>
+          saturateQueue(target, ordersOf(frames, imagesPerOrder), DEPTH, seconds, counted(place)),
         stop: async () => {
           await running.stop();
           await place.drop();
@@ -199,10 +209,10 @@ export function peer(servers: Servers, kind: PeerKind, { workers, threads }: Pee
         target,
         place,
         processes,
-        saturate: (forms, seconds) =>
+        saturate: (frames, seconds) =>
           kind === 'queued'
-            ? saturateQueue(target, forms, DEPTH, seconds, count)
-            : saturateDirect(target, forms, Math.max(2, 2 * workers), seconds),
+            ? saturateQueue(target, ordersOf(frames), DEPTH, seconds, count)
+            : saturateDirect(target, ordersOf(frames), Math.max(2, 2 * workers), seconds),
         stop: async () => {
           await Promise.all(processes.map((one) => one.stop()));
           await place.drop();
@@ -223,14 +233,14 @@ async function answers(url: string): Promise<true | undefined> {
 /** The best of several settings by a short trial of each. */
 export async function tuned(
   candidates: readonly Contestant[],
-  forms: readonly Buffer[],
+  frames: readonly Buffer[],
   seconds: number,
 ): Promise<{ readonly best: Contestant; readonly tried: readonly { setting: string; imagesPerSecond: number }[] }> {
   const tried: { setting: string; imagesPerSecond: number; contestant: Contestant }[] = [];
   for (const contestant of candidates) {
     const started = await contestant.start();
     try {
-      const { imagesPerSecond } = await started.saturate(forms, seconds);
+      const { imagesPerSecond } = await started.saturate(frames, seconds);
       tried.push({ setting: contestant.setting, imagesPerSecond, contestant });
       console.log(`  ${contestant.name}, ${contestant.setting}: ${figure(imagesPerSecond)} images/s`);
     } finally {

@@ -24,10 +24,12 @@ export interface Growth {
 }
 
 export async function growth(servers: Servers, tiny: readonly Buffer[], say: (text: string) => void): Promise<Growth> {
-  const started = await service(servers, 'postgres', {
-    MAX_IMAGES: '1000',
-    MAX_QUEUE_DEPTH: '5000',
-    MAX_WAIT_SECONDS: '600',
+  const started = await service(servers, {
+    env: {
+      MAX_IMAGES: '1000',
+      MAX_QUEUE_DEPTH: '5000',
+      MAX_WAIT_SECONDS: '600',
+    },
   }).start();
   const { target, place } = started;
   try {

@@ -25,6 +25,22 @@ export function formOf(images: readonly Buffer[]): Buffer {
   return Buffer.concat([Buffer.from(field), ...parts, Buffer.from(`--${BOUNDARY}--\r\n`)]);
 }
 
+/** Forms made beforehand, each an order of so many images. */
+export interface Orders {
+  readonly forms: readonly Buffer[];
+  readonly images: number;
+}
+
+/** As many orders as there are images: each begins with another one. */
+export function ordersOf(fields: readonly Buffer[], images = 1): Orders {
+  const from = (first: number): Buffer[] =>
+    Array.from({ length: images }, (_, i) => fields[(first + i) % fields.length] ?? Buffer.alloc(0));
+  return { images, forms: fields.map((_, first) => formOf(from(first))) };
+}
+
+/** Before anything counts: until an engine has compiled what is hot, the sessions have their memory and the pools their connections. */
+export const WARM_UP_SECONDS = 5;
+
 export interface Answer {
   readonly status: number;
   readonly ms: number;
@@ -81,16 +97,16 @@ export interface Throughput {
   readonly refused: number;
 }
 
-/** Requests that answer with the result: `lanes` of them at a time for so many seconds, after a second that does not count. */
+/** Requests that answer with the result: `lanes` of them at a time for so many seconds, after a warm-up. */
 export async function saturateDirect(
   target: Target,
-  forms: readonly Buffer[],
+  { forms, images }: Orders,
   lanes: number,
   seconds: number,
 ): Promise<Throughput> {
   const client = new Client(target, lanes);
   const latencies: number[] = [];
-  const from = performance.now() + 1000;
+  const from = performance.now() + WARM_UP_SECONDS * 1000;
   const to = from + seconds * 1000;
   let next = 0;
   const lane = async (): Promise<void> => {
@@ -105,7 +121,7 @@ export async function saturateDirect(
   await client.close();
   const { length } = latencies;
   return {
-    imagesPerSecond: length / seconds,
+    imagesPerSecond: (length * images) / seconds,
     p50: quantile(latencies, 0.5),
     p99: quantile(latencies, 0.99),
     refused: 0,
@@ -120,7 +136,7 @@ export interface Counts {
 /** Orders that are answered before they are done: the queue is kept full, and what is done is counted in the database. */
 export async function saturateQueue(
   target: Target,
-  forms: readonly Buffer[],
+  { forms, images }: Orders,
   depth: number,
   seconds: number,
   count: () => Promise<Counts>,
@@ -130,8 +146,8 @@ export async function saturateQueue(
   const latencies: number[] = [];
   let refused = 0;
   let next = 0;
-  const fill = async (wanted: number): Promise<void> => {
-    let left = wanted;
+  const fill = async (wantedImages: number): Promise<void> => {
+    let left = Math.ceil(wantedImages / images);
     const lane = async (): Promise<void> => {
       while (left-- > 0) {
         const { status, ms, text } = await client.post(forms[next++ % forms.length] ?? Buffer.alloc(0));
@@ -142,21 +158,24 @@ export async function saturateQueue(
     };
     await Promise.all(Array.from({ length: lanes }, lane));
   };
-  await fill(depth);
-  await sleep(1000);
+  const keepFull = async (milliseconds: number): Promise<Counts> => {
+    const until = performance.now() + milliseconds;
+    for (;;) {
+      const now = await count();
+      if (performance.now() >= until) return now;
+      await fill(depth - now.waiting);
+      await sleep(100);
+    }
+  };
+  const before = await keepFull(WARM_UP_SECONDS * 1000);
   latencies.length = 0;
-  const before = await count();
+  refused = 0;
   const begun = performance.now();
-  let now = before;
-  while (performance.now() - begun < seconds * 1000) {
-    await fill(depth - now.waiting);
-    await sleep(100);
-    now = await count();
-  }
+  const after = await keepFull(seconds * 1000);
   const elapsed = (performance.now() - begun) / 1000;
   await client.close();
   return {
-    imagesPerSecond: (now.done - before.done) / elapsed,
+    imagesPerSecond: (after.done - before.done) / elapsed,
     p50: quantile(latencies, 0.5),
     p99: quantile(latencies, 0.99),
     refused,

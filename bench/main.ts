@@ -25,7 +25,7 @@ import {
 } from './contestants.js';
 import { growth } from './growth.js';
 import { cameraFrames, largeFields, tinyFields } from './images.js';
-import { Client, formOf, readAgain, saturateQueue } from './load.js';
+import { Client, formOf, ordersOf, readAgain, saturateQueue } from './load.js';
 import { readOptions } from './options.js';
 import { logEntry, peakMemoryMb } from './processes.js';
 import { conditions, describe, resultFile, writeResult } from './results.js';
@@ -67,15 +67,15 @@ try {
   if (best === undefined) throw new Error('no setting');
 
   heading('peers: which setting is best');
-  const contestants: Contestant[] = [service(servers, 'postgres')];
+  const contestants: Contestant[] = [service(servers), service(servers, { imagesPerOrder: 10 })];
   const peers: Record<string, unknown> = {};
   if (servers.redisUrl === undefined) console.log('  no redis-server in the path: without Redis and arq');
-  else contestants.push(service(servers, 'redis'));
+  else contestants.push(service(servers, { queue: 'redis' }));
   for (const kind of ['direct', 'queued', 'litserve'] as const) {
     if (kind === 'queued' && servers.redisUrl === undefined) continue;
     const choice = await tuned(
       peerSettings(cores).map((setting) => peer(servers, kind, setting)),
-      forms,
+      frames,
       trial,
     );
     peers[choice.best.name] = { setting: choice.best.setting, tried: choice.tried };
@@ -104,7 +104,7 @@ try {
           idle.push(await idleLatency(started.target, forms, trial));
           console.log(`  Leukodiff, one image when idle: ${figure(idle.at(-1) ?? 0)} ms`);
         }
-        const result = await started.saturate(forms, options.seconds);
+        const result = await started.saturate(frames, options.seconds);
         if (contestant.name === 'Leukodiff') storedBytesAnImage = await storedBytes(started.place);
         measured[contestant.name] ??= { setting: contestant.setting, rounds: [] };
         measured[contestant.name]?.rounds.push(result);
@@ -178,7 +178,7 @@ async function idleLatency(
 }
 
 async function measureReads(forms: readonly Buffer[]) {
-  const started = await service(servers, 'postgres').start();
+  const started = await service(servers).start();
   try {
     const client = new Client(started.target, 2);
     const answers = await Promise.all(forms.map((form) => client.post(form, { prefer: 'wait=60' })));
@@ -217,8 +217,8 @@ async function measureMemory(): Promise<number> {
   const worker = leukodiff(['work'], { ...env, DATA_DIR: servers.folder() });
   try {
     await logEntry(worker, 'working');
-    const forms = (await largeFields(2)).map((image) => formOf([image]));
-    await saturateQueue(await serviceTarget(api), forms, 2 * cores, Math.max(8, options.seconds), counted(place));
+    const orders = ordersOf(await largeFields(2));
+    await saturateQueue(await serviceTarget(api), orders, 2 * cores, Math.max(8, options.seconds), counted(place));
     return peakMemoryMb(worker.pid);
   } finally {
     await Promise.all([api.stop(), worker.stop()]);

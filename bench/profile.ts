@@ -10,7 +10,6 @@ import { fileURLToPath } from 'node:url';
 import { counted, service } from './contestants.js';
 import { type CpuProfile, callTree, flameGraph, selfTimes } from './flame.js';
 import { cameraFrames } from './images.js';
-import { formOf } from './load.js';
 import { readOptions } from './options.js';
 import { conditions, describe, resultFile } from './results.js';
 import { startServers } from './servers.js';
@@ -24,10 +23,9 @@ const servers = await startServers();
 try {
   const folder = join(servers.folder(), 'profiles');
   mkdirSync(folder);
-  const forms = (await cameraFrames()).map((frame) => formOf([frame]));
-  const profiled = service(servers, 'postgres', {}, ['--cpu-prof', `--cpu-prof-dir=${folder}`]);
+  const profiled = service(servers, { nodeFlags: ['--cpu-prof', `--cpu-prof-dir=${folder}`] });
   const started = await profiled.start();
-  await started.saturate(forms, seconds);
+  await started.saturate(await cameraFrames(), seconds);
   const { done } = await counted(started.place)();
   // Node writes the profiles when the process ends.
   await started.stop();

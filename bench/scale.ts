@@ -13,7 +13,7 @@ import { createLogger } from '../src/observability/logger.js';
 import { uuidv7 } from '../src/storage/ids.js';
 import { counted, emptyRedis, leukodiff, serviceTarget } from './contestants.js';
 import { cameraFrames, tinyFields } from './images.js';
-import { formOf, saturateQueue } from './load.js';
+import { type Orders, ordersOf, saturateQueue } from './load.js';
 import { readOptions } from './options.js';
 import { cpuSeconds, logEntry, machineSeconds, type Running, start, until } from './processes.js';
 import { conditions, resultFile, writeResult } from './results.js';
@@ -31,13 +31,13 @@ const SLEEPERS = Math.max(2, cores);
 const servers = await startServers();
 try {
   if (servers.redisUrl === undefined) throw new Error('no redis-server in the path (apt-get install redis-server)');
-  const forms = (await cameraFrames()).map((frame) => formOf([frame]));
+  const orders = ordersOf(await cameraFrames());
   // One, two, four … and one for each core.
   const counts = [...new Set([1, 2, 4, 8, 16, cores].filter((n) => n <= cores))].sort((a, b) => a - b);
   const real = new Map<number, RealRun[]>(counts.map((workers) => [workers, []]));
   for (let round = 0; round < options.rounds; round++) {
     for (const [workers, runs] of real) {
-      const run = await realWorkers(workers, forms);
+      const run = await realWorkers(workers, orders);
       runs.push(run);
       console.log(
         `${workers} worker(s) of one thread: ${figure(run.imagesPerSecond)} images/s, ${figure(run.busyCores)} cores busy`,
@@ -82,7 +82,7 @@ interface RealRun {
 }
 
 /** So many `leukodiff work`, one inference thread each. */
-async function realWorkers(count: number, forms: readonly Buffer[]): Promise<RealRun> {
+async function realWorkers(count: number, orders: Orders): Promise<RealRun> {
   const place = await servers.database();
   const env = { DATABASE_URL: place.url, REDIS_URL: await emptyRedis(servers) };
   const api = leukodiff(['serve', '--no-worker'], { ...env, DATA_DIR: servers.folder() });
@@ -93,7 +93,7 @@ async function realWorkers(count: number, forms: readonly Buffer[]): Promise<Rea
     await Promise.all(workers.map((worker) => logEntry(worker, 'working')));
     const target = await serviceTarget(api);
     const [begun, before] = [performance.now(), machineSeconds()];
-    const { imagesPerSecond } = await saturateQueue(target, forms, 64, options.seconds, counted(place));
+    const { imagesPerSecond } = await saturateQueue(target, orders, 64, options.seconds, counted(place));
     const busyCores = (machineSeconds() - before) / ((performance.now() - begun) / 1000);
     return { imagesPerSecond, busyCores };
   } finally {
@@ -197,13 +197,14 @@ async function sleepersWithStorage(): Promise<ScaleResult['stored']> {
   try {
     await Promise.all(workers.map((one) => until(one, () => saysWorking(one))));
     // Ten images an order: what a laboratory sends.
-    const tiny = await tinyFields(100);
-    const forms = Array.from({ length: 10 }, (_, i) => formOf(tiny.slice(i * 10, i * 10 + 10)));
-    const count = async () => {
-      const { done, waiting } = await counted(place)();
-      return { done, waiting: waiting / 10 };
-    };
-    const { imagesPerSecond } = await saturateQueue(await serviceTarget(api), forms, 100, options.seconds, count);
+    const orders = ordersOf(await tinyFields(100), 10);
+    const { imagesPerSecond } = await saturateQueue(
+      await serviceTarget(api),
+      orders,
+      1_000,
+      options.seconds,
+      counted(place),
+    );
     return { workers: SLEEPERS, lanes, sleepMs: SLEEP_MS, imagesPerSecond };
   } finally {
     await Promise.all([api, ...workers].map((one) => one.stop()));

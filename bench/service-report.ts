@@ -1,7 +1,7 @@
 /** What `npm run bench` measured, as a page: figures, ratios, and each target met or missed by how much. */
 import type { BareSetting } from './bare-process.js';
 import type { Growth } from './growth.js';
-import type { Reads, Throughput } from './load.js';
+import { type Reads, type Throughput, WARM_UP_SECONDS } from './load.js';
 import type { Options } from './options.js';
 import { type Conditions, describe } from './results.js';
 import { figure, quantile, type Spread, spread, told } from './statistics.js';
@@ -46,10 +46,14 @@ const atMost = (value: number, target: number): number => (value - target) / tar
 const rates = (one: Throughputs | undefined): number[] =>
   one?.rounds.map(({ imagesPerSecond }) => imagesPerSecond) ?? [];
 
+/** As a laboratory sends them: a smear is some fifty. */
+const IN_TENS = 'Leukodiff, orders of 10 images';
+
 /** The targets of issue 5, for two cores. A cost without a knee is one that nowhere exceeds half as much again of what it was before. */
 export function targetsOf(result: ServiceResult): Target[] {
   const ours = result.throughput['Leukodiff'];
   const service = quantile(rates(ours), 0.5);
+  const inTens = quantile(rates(result.throughput[IN_TENS]), 0.5);
   const bare = result.bare.imagesPerSecond.median;
   const others = Object.entries(result.throughput).filter(([name]) => !name.startsWith('Leukodiff'));
   const fastest = Math.max(...others.map(([, one]) => quantile(rates(one), 0.5)));
@@ -62,7 +66,13 @@ export function targetsOf(result: ServiceResult): Target[] {
   const tables = (many?.msOfTen ?? Number.NaN) / (few?.msOfTen ?? Number.NaN);
   return [
     {
-      name: 'service at saturation ÷ bare limit',
+      name: 'service at saturation ÷ bare limit, orders of ten images',
+      wanted: '≥ 0.90',
+      got: figure(inTens / bare),
+      missedBy: atLeast(inTens / bare, 0.9),
+    },
+    {
+      name: 'the same, every image an order of its own',
       wanted: '≥ 0.90',
       got: figure(service / bare),
       missedBy: atLeast(service / bare, 0.9),
@@ -83,7 +93,13 @@ export function targetsOf(result: ServiceResult): Target[] {
       ? []
       : [
           {
-            name: 'service ÷ best tuned peer',
+            name: 'service ÷ best tuned peer, orders of ten images',
+            wanted: '> 1',
+            got: figure(inTens / fastest),
+            missedBy: atLeast(inTens / fastest, 1),
+          },
+          {
+            name: 'the same, every image an order of its own',
             wanted: '> 1',
             got: figure(service / fastest),
             missedBy: atLeast(service / fastest, 1),
@@ -137,7 +153,8 @@ export function serviceReport(result: ServiceResult): string {
     '|---|---|---|---|',
     ...targetsOf(result).map((target) => row(target.name, target.wanted, target.got, verdict(target))),
     '',
-    'Camera frames of 640×480 with 1 to 4 cells, scale given; every image an order of its own.',
+    'Camera frames of 640×480 with 1 to 4 cells, scale given; every image an order of its own unless it says otherwise. A peer takes one',
+    `image a request: nothing of what it does would be less for ten. After ${WARM_UP_SECONDS} s that do not count, for everybody.`,
     '',
     '| | setting | images/s | ÷ Leukodiff | answer, p50 ms | p99 ms |',
     '|---|---|---|---|---|---|',
@@ -155,7 +172,7 @@ export function serviceReport(result: ServiceResult): string {
       return row(name, one.setting, told(rate), ratio(rate.median), spreadOf('p50'), spreadOf('p99'));
     }),
     '',
-    'The answer of Leukodiff and of arq is 202, that of the others the result. What the peers leave out stands in',
+    'The answer of Leukodiff and of arq is 202, that of the others the result; p50 and p99 are of requests. What the peers leave out stands in',
     '`bench/peers/pipeline.py`. Settings tried before the rounds:',
     '',
     ...Object.entries(result.peers).map(([name, tried]) => `- ${name}: \`${JSON.stringify(tried)}\``),
