@@ -1,5 +1,5 @@
 /** The bare loop (bare.ts) in a process of its own: what is set and what it answers. */
-import { start } from './processes.js';
+import { allocator, start } from './processes.js';
 
 export interface BareSetting {
   /** Each in a thread of its own. */
@@ -22,7 +22,7 @@ export interface BareResult {
 }
 
 export async function runBare(setting: BareSetting, env: Readonly<Record<string, string>> = {}): Promise<BareResult> {
-  const program = start('npx', ['tsx', 'bench/bare.ts', JSON.stringify(setting)], env);
+  const program = start('npx', ['tsx', 'bench/bare.ts', JSON.stringify(setting)], { ...allocator(), ...env });
   const code = await program.ended;
   const line = program
     .output()

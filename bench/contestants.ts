@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
 import { MODEL_DIR } from '../test/support/model-dir.js';
 import { type Counts, ordersOf, saturateDirect, saturateQueue, type Target, type Throughput } from './load.js';
-import { freePort, logEntry, type Running, start, until } from './processes.js';
+import { allocator, freePort, logEntry, type Running, start, until } from './processes.js';
 import type { Place, Servers } from './servers.js';
 import { figure } from './statistics.js';
 
@@ -46,8 +46,7 @@ export function leukodiff(
     MODEL_DIR,
     EXECUTION_PROVIDER: 'cpu',
     NODE_ENV: 'production',
-    // As in the image (Dockerfile).
-    MALLOC_ARENA_MAX: '2',
+    ...allocator(),
     LOG_FORMAT: 'json',
     PORT: '0',
     RATE_LIMIT_PER_MINUTE: '0',

@@ -25,7 +25,7 @@ import {
 } from './contestants.js';
 import { growth } from './growth.js';
 import { cameraFrames, largeFields, tinyFields } from './images.js';
-import { Client, formOf, ordersOf, readAgain, saturateQueue } from './load.js';
+import { Client, formOf, ordersOf, readAgain, saturateQueue, WARM_UP_SECONDS } from './load.js';
 import { readOptions } from './options.js';
 import { logEntry, peakMemoryMb } from './processes.js';
 import { conditions, describe, resultFile, writeResult } from './results.js';
@@ -166,12 +166,12 @@ async function idleLatency(
 ): Promise<number> {
   const client = new Client(target, 1);
   const latencies: number[] = [];
-  const until = performance.now() + (seconds + 1) * 1000;
-  for (let n = 0; performance.now() < until; n++) {
+  const from = performance.now() + WARM_UP_SECONDS * 1000;
+  const to = from + seconds * 1000;
+  for (let n = 0; performance.now() < to; n++) {
     const { status, ms, text } = await client.post(forms[n % forms.length] ?? Buffer.alloc(0), { prefer: 'wait=60' });
     if (status !== 200) throw new Error(`answered ${status}: ${text.slice(0, 500)}`);
-    // The first ones meet a cold program.
-    if (n >= 3) latencies.push(ms);
+    if (performance.now() >= from) latencies.push(ms);
   }
   await client.close();
   return quantile(latencies, 0.5);

@@ -154,6 +154,13 @@ export function cpuSeconds(group: number): number {
   return ticks / TICKS_PER_SECOND;
 }
 
+/** The image's allocator (Dockerfile), or the next best where it is not installed. */
+export function allocator(): Readonly<Record<string, string>> {
+  const known = existsSync('/sbin/ldconfig') ? execFileSync('/sbin/ldconfig', ['-p'], { encoding: 'utf8' }) : '';
+  return known.includes(JEMALLOC) ? { LD_PRELOAD: JEMALLOC } : { MALLOC_ARENA_MAX: '2' };
+}
+const JEMALLOC = 'libjemalloc.so.2';
+
 export function has(command: string): boolean {
   try {
     execFileSync('which', [command], { stdio: 'ignore' });

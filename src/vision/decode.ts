@@ -8,6 +8,9 @@ import { UndecodableImageError } from './errors.js';
 import { nextTurn } from './raster.js';
 import type { RgbImage } from './types.js';
 
+// Of each picture; by itself sharp takes one with glibc's allocator and all cores with another (docs/decisions/0071).
+sharp.concurrency(1);
+
 export type ImageFormat = 'jpeg' | 'png' | 'tiff' | 'webp' | 'bmp';
 
 export interface DecodeLimits {
