@@ -116,8 +116,7 @@ export async function toImageResult(analysis: ImageAnalysis, model: ModelInfo): 
     encodeGreyPng(analysis.saliency),
     Promise.all(analysis.cells.map((cell) => toCellResult(cell, analysis))),
   ]);
-  const { width, height, scale, quality, saliencyConsistency, timingsMs } = analysis;
-  return { width, height, scale, quality, saliencyConsistency, timingsMs, model, saliency, cells };
+  return { ...analysis, model, saliency, cells };
 }
 
 async function toCellResult(cell: CellFinding, image: { width: number; height: number }): Promise<CellResult> {
@@ -126,21 +125,6 @@ async function toCellResult(cell: CellFinding, image: { width: number; height: n
     encodeRgbPng(cell.crop),
     encodeGreyPng(cell.cam),
   ]);
-  return {
-    box: cell.box,
-    areaPx: cell.areaPx,
-    areaUm2: cell.areaUm2,
-    class: cell.class,
-    confidence: cell.confidence,
-    probabilities: cell.probabilities,
-    subtype: cell.subtype,
-    morphology: cell.morphology,
-    saliencyConsistency: cell.saliencyConsistency,
-    rejectScore: cell.rejectScore,
-    flags: cell.flags,
-    counted: isCounted(cell, image),
-    mask,
-    crop,
-    cam,
-  };
+  const { window: _, ...found } = cell;
+  return { ...found, counted: isCounted(cell, image), mask, crop, cam };
 }

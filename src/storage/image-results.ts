@@ -4,8 +4,7 @@
  */
 
 import type pg from 'pg';
-import type { CellType } from '../hematology/cell-types.js';
-import type { Box, CellFlag, Graded, ImageQuality, ImageScale, ModelInfo, Morphology } from '../vision/types.js';
+import type { CellFinding, ImageAnalysis, ModelInfo } from '../vision/types.js';
 import { type Database, inTransaction } from './database.js';
 import type { StoredProblem } from './documents.js';
 import { isUuid } from './ids.js';
@@ -63,36 +62,20 @@ export async function releaseImage(db: Database, analysisId: string, index: numb
   });
 }
 
-export interface CellResult {
-  readonly box: Box;
-  readonly areaPx: number;
-  readonly areaUm2: number | null;
-  readonly class: CellType;
-  readonly confidence: number;
-  readonly probabilities: Readonly<Record<string, number>>;
-  readonly subtype: Graded | null;
-  readonly morphology: Morphology | null;
-  readonly saliencyConsistency: number;
-  readonly rejectScore: number;
-  readonly flags: readonly CellFlag[];
+/** A cell as vision found it, with PNG in place of rasters. */
+export interface CellResult extends Omit<CellFinding, 'window' | 'mask' | 'crop' | 'cam'> {
+  /** By the border rule of the differential. */
   readonly counted: boolean;
-  /** PNG. */
   readonly mask: Uint8Array;
   readonly crop: Uint8Array;
   readonly cam: Uint8Array;
 }
 
-export interface ImageResult {
-  readonly width: number;
-  readonly height: number;
-  readonly scale: ImageScale;
-  readonly quality: ImageQuality;
-  readonly saliencyConsistency: number | null;
-  readonly timingsMs: Readonly<Record<string, number>>;
+/** An image as vision found it; its cells are numbered in their order. */
+export interface ImageResult extends Omit<ImageAnalysis, 'saliency' | 'cells'> {
   readonly model: ModelInfo;
   /** Grey PNG. */
   readonly saliency: Uint8Array;
-  /** In the order that numbers them. */
   readonly cells: readonly CellResult[];
 }
 
