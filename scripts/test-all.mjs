@@ -23,7 +23,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { REPORTS, readReports } from './test-sums.mjs';
+import { printFailures, REPORTS, readReports } from './test-sums.mjs';
 
 const beyond = process.argv.includes('--beyond');
 const PYTHON = join('.venv', 'bin', 'python');
@@ -42,7 +42,8 @@ browserTests();
 monitoringTests();
 pythonTests();
 
-const { passed, failed, skipped, skippedNames } = readReports();
+const { passed, failed, failures: failedTests, skipped, skippedNames } = readReports();
+printFailures(failedTests);
 if (skipped > 0) failures.push(`${skipped} skipped test(s):\n    ${skippedNames.join('\n    ')}`);
 console.log(`\ntest:all: ${passed} passed, ${failed} failed, ${skipped} skipped`);
 if (failures.length > 0 || failed > 0) {

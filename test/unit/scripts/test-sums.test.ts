@@ -20,16 +20,25 @@ function report(name: string, text: string): void {
 
 function vitest(...files: { status: string; tests: string[] }[]): string {
   return JSON.stringify({
-    testResults: files.map(({ status, tests }) => ({
+    testResults: files.map(({ status, tests }, file) => ({
+      name: join(folder, `file-${file}.test.ts`),
+      message: tests.length === 0 ? 'SyntaxError: no such export' : '',
       status,
-      assertionResults: tests.map((one, index) => ({ status: one, fullName: `test ${index}` })),
+      assertionResults: tests.map((one, index) => ({
+        status: one,
+        fullName: `test ${index}`,
+        failureMessages: one === 'failed' ? ['\u001b[31mexpected 1 to be 2\u001b[39m\n    at somewhere'] : [],
+      })),
     })),
   });
 }
 
+function sums(): { stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [resolve('scripts/test-sums.mjs')], { cwd: folder, encoding: 'utf8' });
+}
+
 function closingLine(): string {
-  const script = resolve('scripts/test-sums.mjs');
-  return spawnSync(process.execPath, [script], { cwd: folder, encoding: 'utf8' }).stdout;
+  return sums().stdout;
 }
 
 test('nothing ran: nothing passed', () => {
@@ -55,6 +64,30 @@ test('sums over runners', () => {
 test('a file that cannot be loaded is a failure', () => {
   report('node.json', vitest({ status: 'passed', tests: ['passed'] }, { status: 'failed', tests: [] }));
   expect(closingLine()).toBe('1 passed, 1 failed\n');
+});
+
+test('failed tests are named with their reasons, beside the closing line', () => {
+  report('node.json', vitest({ status: 'failed', tests: ['passed', 'failed'] }, { status: 'failed', tests: [] }));
+  report(
+    'training.xml',
+    '<testsuite errors="1" failures="1" skipped="0" tests="3"><testcase classname="t" name="a" time="0.1" />' +
+      '<testcase classname="t" name="b"><failure message="assert 1 &lt; 0&#10;  where">trace</failure></testcase>' +
+      '<testcase name="c"><error message="no fixture &quot;x&quot;">trace</error></testcase></testsuite>',
+  );
+  expect(sums().stderr.split('\n')).toEqual([
+    '✗ node.json: test 1',
+    '    expected 1 to be 2',
+    '        at somewhere',
+    '✗ node.json: file-1.test.ts',
+    '    SyntaxError: no such export',
+    '✗ training.xml: b',
+    '    assert 1 < 0',
+    '      where',
+    '✗ training.xml: c',
+    '    no fixture "x"',
+    '',
+  ]);
+  expect(closingLine()).toBe('2 passed, 4 failed\n');
 });
 
 test('skipped tests are named', async () => {
