@@ -1,4 +1,7 @@
-/** The job `finish-analysis`: the findings of all images become the result. Runs when every image's job has ended. */
+/**
+ * The job `finish-analysis`: the findings of all images become the result. Runs when every image's job has ended; where there is
+ * one image left to wait for, at the end of its job.
+ */
 import type { Logger } from 'pino';
 import { differential } from '../hematology/differential.js';
 import { cellsOnce } from '../hematology/repeated-images.js';

@@ -63,15 +63,24 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const atOnce = config.workerConcurrency ?? imagesAtOnce(availableParallelism());
   metrics.concurrency.set(atOnce);
   const shutdown = new AbortController();
-  const finishing = { db, queues, metrics, log, publicUrl: config.publicUrl, outgoing: deps.outgoing };
+  const finishing = {
+    db,
+    queues,
+    metrics,
+    log,
+    publicUrl: config.publicUrl,
+    outgoing: deps.outgoing,
+    shutdown: shutdown.signal,
+  };
   const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
   const agent = createOutboundAgent(policy, deps.resolve);
   const delivering = { ...deps, agent, shutdown: shutdown.signal };
   const workers = [
-    queues.work('leukodiff-images', atOnce, (job) => analyzeImage({ ...deps, shutdown: shutdown.signal }, job)),
-    queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) =>
-      finishAnalysis({ ...finishing, shutdown: shutdown.signal }, job.data.analysisId),
-    ),
+    queues.work('leukodiff-images', atOnce, async (job) => {
+      await analyzeImage({ ...deps, shutdown: shutdown.signal }, job);
+      if (job.data.last) await finishAnalysis(finishing, job.data.analysisId);
+    }),
+    queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) => finishAnalysis(finishing, job.data.analysisId)),
     queues.work('leukodiff-deliveries', DELIVERY_CONCURRENCY, (job, token) =>
       deliver(delivering, 'prompt', job, token),
     ),

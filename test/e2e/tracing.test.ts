@@ -1,9 +1,21 @@
 /** One trace from the order to the webhook, as a collector receives it; and none where no collector is named. */
+import { randomBytes } from 'node:crypto';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { pino } from 'pino';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { cleanUp, preparedDataDir, serve, stopAll } from '../support/program.js';
+import { startEmbeddedPostgres } from '../../src/storage/embedded-postgres.js';
+import {
+  cleanUp,
+  logEntry,
+  preparedDataDir,
+  run,
+  type Service,
+  serve,
+  stopAll,
+  temporaryFolder,
+} from '../support/program.js';
 import { drawSmear } from '../support/smear.js';
 import { type Receiver, startReceiver } from '../support/webhooks.js';
 
@@ -51,6 +63,7 @@ class Collector {
 }
 
 let collector: Collector;
+let endpoint: string;
 let receiver: Receiver;
 let smear: Buffer;
 beforeAll(async () => {
@@ -60,6 +73,7 @@ beforeAll(async () => {
     .png()
     .toBuffer();
   collector = new Collector();
+  endpoint = await collector.listen();
   receiver = await startReceiver([200]);
 });
 afterEach(stopAll);
@@ -69,16 +83,18 @@ afterAll(async () => {
   await cleanUp();
 });
 
-async function order(endpoint: Record<string, string>): Promise<string> {
-  const service = await serve({
-    DATA_DIR: await preparedDataDir(),
-    WEBHOOK_ALLOW_NETWORKS: '127.0.0.0/8',
-    ...endpoint,
-  });
+const env = (more: Record<string, string>): Record<string, string> => ({
+  WEBHOOK_ALLOW_NETWORKS: '127.0.0.0/8',
+  ...more,
+});
+
+/** Posts an order, waits for its webhook, and returns the trace that it arrived with. */
+async function order(service: Service): Promise<string> {
   const form = new FormData();
   form.append('callbackUrl', receiver.url);
   form.append('accessionNumber', 'TRACE-77');
-  form.append('images', new Blob([new Uint8Array(smear)]), 'field.png');
+  // Two: an order of one image has no job of its own for its end.
+  for (const name of ['field.png', 'again.png']) form.append('images', new Blob([new Uint8Array(smear)]), name);
   const headers = { ...service.headers, prefer: 'wait=60', traceparent: `00-${TRACE_ID}-${PARENT_ID}-01` };
   const before = receiver.received.length;
   const answer = await fetch(`${service.address}/analyze`, { method: 'POST', body: form, headers });
@@ -86,14 +102,43 @@ async function order(endpoint: Record<string, string>): Promise<string> {
   await fetch(`${service.address}/analyses?accessionNumber=TRACE-77`, { headers: service.headers });
   await fetch(`${service.address}/analyses/none?accessionNumber=TRACE-77`, { headers: service.headers });
   await expect.poll(() => receiver.received.length, { timeout: 60_000 }).toBeGreaterThan(before);
-  // What is not sent yet is sent at the end.
-  expect(await service.stop()).toMatchObject({ code: 0 });
   return String(receiver.received.at(-1)?.headers['traceparent']);
 }
 
+/** One process that does everything. What is not sent yet is sent at its end. */
+async function alone(more: Record<string, string>): Promise<string> {
+  const service = await serve(env({ DATA_DIR: await preparedDataDir(), ...more }));
+  const traceparent = await order(service);
+  expect(await service.stop()).toMatchObject({ code: 0 });
+  return traceparent;
+}
+
+/** Requests in one process, jobs in another. */
+async function apart(more: Record<string, string>): Promise<string> {
+  const server = await startEmbeddedPostgres({ dataDir: await preparedDataDir(), log: pino({ level: 'silent' }) });
+  try {
+    const secret = `whsec_${randomBytes(32).toString('base64')}`;
+    const shared = env({ DATABASE_URL: server.url, WEBHOOK_SECRET: secret, ...more });
+    const api = await serve({ ...shared, DATA_DIR: temporaryFolder() }, ['serve', '--no-worker']);
+    const worker = run(['work'], { ...shared, DATA_DIR: temporaryFolder() });
+    await logEntry(worker, 'working');
+    const traceparent = await order(api);
+    worker.child.kill('SIGTERM');
+    expect(await worker.ended).toMatchObject({ code: 0 });
+    expect(await api.stop()).toMatchObject({ code: 0 });
+    return traceparent;
+  } finally {
+    await server.stop();
+  }
+}
+
 describe('traces', () => {
-  it('hold the request, its jobs and the webhook together, and tell no accession number', async () => {
-    const traceparent = await order({ OTEL_EXPORTER_OTLP_ENDPOINT: await collector.listen() });
+  it.each([
+    ['in one process', alone],
+    ['from the process of the requests to that of the jobs', apart],
+  ])('hold the request, its jobs and the webhook together, %s, and tell no accession number', async (_how, traced) => {
+    collector.bodies.length = 0;
+    const traceparent = await traced({ OTEL_EXPORTER_OTLP_ENDPOINT: endpoint });
     const spans = collector.spans();
     const ours = spans.filter((span) => span.traceId === TRACE_ID);
     const named = (name: RegExp): Span[] => ours.filter((span) => name.test(span.name));
@@ -117,7 +162,7 @@ describe('traces', () => {
 
   it('are not made where no collector is named; the trace still reaches the receiver', async () => {
     const before = collector.bodies.length;
-    expect(await order({})).toMatch(new RegExp(`^00-${TRACE_ID}-[0-9a-f]{16}-01$`));
+    expect(await alone({})).toMatch(new RegExp(`^00-${TRACE_ID}-[0-9a-f]{16}-01$`));
     expect(collector.bodies.length).toBe(before);
   });
 });

@@ -461,6 +461,34 @@ describe(`the sweep, queue on ${QUEUE_BACKEND}`, () => {
     expect((await ended(id)).status).toBe('completed');
   });
 
+  it('leaves alone, and brings back, an order of one image: its one job does it all', async () => {
+    const id = await post(['only']);
+    expect(await queues.hasAnalysis(id)).toBe(true);
+    expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 0 });
+    const counts = await queues.counts();
+    expect(Object.values(counts['leukodiff-analyses']).every((count) => count === 0)).toBe(true);
+    await queues.removeAnalysis(id);
+    expect(await queues.hasAnalysis(id)).toBe(false);
+    expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 1 });
+    work(oneNeutrophil);
+    expect((await ended(id)).differential?.totalWbc).toBe(1);
+  });
+
+  it('lets the job of a single image end the analysis that an earlier run left without its end', async () => {
+    const id = await post(['only']);
+    await test.database.pool.query(
+      `UPDATE images SET status = 'completed', cell_count = 0 WHERE analysis_id = $1 AND index = 0`,
+      [id],
+    );
+    let runs = 0;
+    work(async (bytes) => {
+      runs += 1;
+      return oneNeutrophil(bytes);
+    });
+    expect((await ended(id)).status).toBe('completed');
+    expect(runs).toBe(0);
+  });
+
   it('brings back an analysis whose jobs are all gone, without doing finished images again', async () => {
     const seen: string[] = [];
     const id = await post(['first', 'second']);

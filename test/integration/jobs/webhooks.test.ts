@@ -400,7 +400,8 @@ describe(`trouble of a receiver, queue on ${QUEUE_BACKEND}`, () => {
     await arrived(hook, 6);
     // Far below the time that one attempt at a dead one takes.
     expect((hook.received[5]?.at ?? 0) - begun).toBeLessThan(12_000);
-    expect(open.size).toBeGreaterThan(50);
+    // Results and the live receiver may be done before the dead ones were all called.
+    await expect.poll(() => open.size, { timeout: WAIT_MS }).toBeGreaterThan(50);
     expect(most).toBeLessThanOrEqual(ATTEMPTS_PER_DESTINATION);
     // The end does not wait for those that never answer, and counts nothing against them.
     const closing = performance.now();
