@@ -327,12 +327,12 @@ def total_loss(
     class_weights: Tensor,
 ) -> tuple[Tensor, dict[str, float]]:
     rgb, prior = prior_of(saliency, batch["context"])
+    if network.training:
+        # The service's prior is sometimes weak or missing: never rely on it alone.
+        prior = prior * (torch.rand(len(prior), 1, 1, 1) > 0.1)
+    # Behind it: whatever a variant lacks, it draws the same random numbers.
     if options.without_prior:
         prior = torch.zeros_like(prior)
-    elif network.training:
-        # The service's prior is sometimes weak or missing: never rely on it alone.
-        keep = (torch.rand(len(prior), 1, 1, 1) > 0.1).float()
-        prior = prior * keep
     with arithmetic(options.bfloat16 and network.training):
         fused, segmentation = network.trunk(rgb, prior)
     out = network.heads(fused.float(), segmentation.float())

@@ -123,6 +123,19 @@ def test_prior_guides_the_features(network: SGCLDFF) -> None:
         assert torch.equal(guided(rgb, prior).segmentation, guided(rgb, 0 * prior).segmentation)
 
 
+@pytest.mark.parametrize("lacking", ["guided", "attention", "fusion"])
+def test_variants_of_the_ablations_start_from_the_same_weights(lacking: str) -> None:
+    def drawn(**parts: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        torch.manual_seed(3)
+        return SGCLDFF(pretrained=False, **parts).state_dict(), torch.rand(1)
+
+    (whole, after), (variant, after_variant) = drawn(), drawn(**{lacking: False})
+    assert set(variant) <= set(whole)
+    assert all(torch.equal(value, whole[name]) for name, value in variant.items())
+    # What is drawn during the training is the same too.
+    assert torch.equal(after, after_variant)
+
+
 def test_shifted_window_does_not_mix_across_the_cut() -> None:
     from leukodiff_training.backbone import SwinBlock
 
