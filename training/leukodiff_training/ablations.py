@@ -1,10 +1,14 @@
 """What each part of SG-CLDFF is worth: the same short training with it and without it, on the same draws.
 
-    python -m leukodiff_training.ablations --runs DIR --out ../models/sg-cldff/VERSION/ablations.json
+    python -m leukodiff_training.ablations --runs DIR --data DIR --model ../models/sg-cldff/VERSION
 
 Every run in DIR is one of `train.py --leave-out LAB [--without-prior | --without-fusion | --without-alignment |
---without-attention] --seed N`, from ImageNet weights, with equal epochs and draws. Figures of the laboratory that was left out
-(centred crops, true scale) and of the validation split of the others; mean over the seeds, lowest and highest.
+--without-attention] --seed N`, from ImageNet weights, with equal epochs and draws. Runs of one seed start from the same weights and
+draw the same crops, so they are compared seed by seed. Figures of the laboratory that was left out (centred crops, true scale) and
+of the validation split of the others; mean over the seeds, lowest and highest.
+
+A short training says how fast a part is learnt. What the finished network still makes of its saliency prior is asked of the shipped
+model: on the validation cells with their prior, without one, and with that of another cell. Writes `ablations.json` beside it.
 """
 
 from __future__ import annotations
@@ -12,12 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from .crossval import self_knowledge, summary
+from .crossval import answers, self_knowledge, summary
+from .data import load_fields
+from .export import load_networks
 from .runs import finished, report_head
 from .statistics import mean
 
@@ -53,20 +62,79 @@ def variant(plan: dict[str, Any]) -> str:
     return without[0] if without else "whole"
 
 
+# What the finished network is given in place of a cell's prior.
+PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "its own prior": lambda prior: prior,
+    "no prior": torch.zeros_like,
+    "another cell's prior": lambda prior: prior.roll(1, dims=0),
+}
+
+
+def finished_network(data: Path, runs: Path, model: Path) -> dict[str, dict[str, float]]:
+    """Figures of a shipped model on the validation split, by what it is given as prior."""
+    saliency, network = load_networks(runs, str(model / "saliency.onnx"), str(model / "sg-cldff.onnx"))
+    fields = [item for item in load_fields(data, runs / "cache") if item.split == "val"]
+    result = {}
+    for name, instead in PRIORS.items():
+        rows = answers(network, saliency, fields, instead=instead)
+        labs = summary(rows)
+        result[name] = {
+            "pbc accuracy": labs["pbc"]["accuracy"]["value"],
+            "bcisc accuracy": labs["bcisc"]["accuracy"]["value"],
+            "bcisc IoU": labs["bcisc"]["iou"]["value"],
+            "zheng1 IoU": labs["zheng1"]["iou"]["value"],
+            "zheng1 nucleus IoU": labs["zheng1"]["nucleus_iou"]["value"],
+            "allidb IoU": labs["allidb"]["iou"]["value"],
+            "Grad-CAM energy in the cell": labs["bcisc"]["energy"]["value"],
+            "AUROC of the consistency": self_knowledge(rows)["auroc"]["consistency"],
+        }
+    return result
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"mean": mean(values), "low": min(values), "high": max(values)}
+
+
+def compared(reached: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
+    """`reached` holds the figures of each variant and seed; the result their spread, and that of the differences from the whole."""
+    whole = reached["whole"]
+    result = {}
+    for key in ("whole", *PARTS):
+        runs = reached[key]
+        result[key] = {
+            "seeds": sorted(runs),
+            "figures": {name: spread([run[name] for run in runs.values()]) for name in next(iter(whole.values()))},
+        }
+        if key != "whole":
+            result[key]["minusWhole"] = {
+                name: spread([runs[seed][name] - whole[seed][name] for seed in whole]) for name in next(iter(whole.values()))
+            }
+    return result
+
+
 def table(report: dict[str, Any]) -> str:
-    """Markdown: a row a variant, a column a figure, `mean (lowest–highest)`."""
-    names = list(report["variants"]["whole"]["figures"])
-    lines = ["| | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    """Markdown: the whole network, then what each variant adds to it or takes away, `mean (lowest–highest)`."""
+    whole = report["variants"]["whole"]["figures"]
+    lines = ["| | seeds | " + " | ".join(whole) + " |", "|---" * (len(whole) + 2) + "|"]
     for key, entry in report["variants"].items():
-        cells = [f"{f['mean']:.3f} ({f['low']:.3f}–{f['high']:.3f})" for f in entry["figures"].values()]
+        sign, figures = ("", entry["figures"]) if key == "whole" else ("+", entry["minusWhole"])
+        cells = [f"{f['mean']:{sign}.3f} ({f['low']:{sign}.3f} to {f['high']:{sign}.3f})" for f in figures.values()]
         lines.append(f"| {TITLES[key]} | {len(entry['seeds'])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def finished_table(figures: dict[str, dict[str, float]]) -> str:
+    names = list(next(iter(figures.values())))
+    lines = ["| given | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {given} | " + " | ".join(f"{value:.3f}" for value in entry.values()) + " |" for given, entry in figures.items()]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="folder of exported networks; ablations.json is written there")
     args = parser.parse_args()
     reached: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     budgets = set()
@@ -75,26 +143,19 @@ def main() -> None:
         reached[variant(plan)][plan["seed"]] = figures(folder, rows)
     if len(budgets) != 1:
         raise SystemExit(f"the runs in {args.runs} differ in what they left out, drew or started from: {sorted(budgets)}")
+    seeds = {key: sorted(reached[key]) for key in ("whole", *PARTS)}
+    if any(found != seeds["whole"] for found in seeds.values()):
+        raise SystemExit(f"every variant needs a run with every seed: {seeds}")
     [(left_out, draws, _)] = budgets
     report = {
-        **report_head("python -m leukodiff_training.ablations --runs DIR --out FILE"),
+        **report_head("python -m leukodiff_training.ablations --runs DIR --data DIR --model models/sg-cldff/VERSION"),
         "leftOut": list(left_out),
         "draws": draws,
-        "variants": {
-            key: {
-                "seeds": sorted(reached[key]),
-                "figures": {
-                    name: {"mean": mean(values), "low": min(values), "high": max(values)}
-                    for name in next(iter(reached[key].values()))
-                    if (values := [figure[name] for figure in reached[key].values()])
-                },
-            }
-            for key in ("whole", *PARTS)
-            if reached[key]
-        },
+        "variants": compared(reached),
+        "finishedNetwork": finished_network(args.data, args.runs, args.model),
     }
-    args.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    print(table(report))
+    (args.model / "ablations.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    print(table(report), finished_table(report["finishedNetwork"]), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,17 @@ from .train import Draw, attribute_labels, central_component, example, prior_of
 
 
 @torch.no_grad()
-def answers(network: SGCLDFF, saliency: SaliencyNetwork, fields: list[Field], size: int = 32) -> dict[str, np.ndarray]:
-    """What the exported graph says of every cell with a class or an outline, at temperature 1."""
+def answers(
+    network: SGCLDFF,
+    saliency: SaliencyNetwork,
+    fields: list[Field],
+    size: int = 32,
+    instead: Callable[[torch.Tensor], torch.Tensor] = lambda prior: prior,
+) -> dict[str, np.ndarray]:
+    """What the exported graph says of every cell with a class or an outline, at temperature 1.
+
+    `instead` makes of the priors N×160×160 of some crops those that the graph is given.
+    """
     graph = CellGraph(network, 1.0).eval()
     draws = [Draw(item, cell, cell.x, cell.y, cell.label) for item in fields for cell in item.cells if cell.label or cell.instance]
     rows: dict[str, list[Any]] = defaultdict(list)
@@ -39,7 +49,7 @@ def answers(network: SGCLDFF, saliency: SaliencyNetwork, fields: list[Field], si
         chunk = draws[start : start + size]
         examples = [example(d, None) for d in chunk]
         rgb, prior = prior_of(saliency, torch.from_numpy(np.stack([e["context"] for e in examples])))
-        outputs = graph(rgb.permute(0, 2, 3, 1).to(torch.uint8), prior[:, 0])
+        outputs = graph(rgb.permute(0, 2, 3, 1).to(torch.uint8), instead(prior[:, 0]))
         _, logits, segmentation, cam, score, parts, described, reject = (o.numpy() for o in outputs)
         for i, (draw, e) in enumerate(zip(chunk, examples, strict=True)):
             rows["lab"].append(draw.item.lab)

@@ -317,3 +317,18 @@ def test_the_card_tells_of_each_class() -> None:
     assert "| bcisc | basophil | 0.000 (0.000–0.975), 0 of 1 | never answered |" in text
     assert between("a <!-- x -->old<!-- /x --> b", "x", "new") == "a <!-- x -->\nnew\n<!-- /x --> b"
     assert between("no markers", "x", "new") == "no markers"
+
+
+def test_ablations_are_compared_seed_by_seed() -> None:
+    from leukodiff_training.ablations import PARTS, compared, table
+
+    # The seeds differ by much, each part costs the same with both.
+    whole = {1: {"accuracy": 0.9}, 2: {"accuracy": 0.5}}
+    reached = {"whole": whole} | {part: {seed: {"accuracy": f["accuracy"] - 0.1} for seed, f in whole.items()} for part in PARTS}
+    variants = compared(reached)
+    assert variants["whole"]["figures"]["accuracy"] == pytest.approx({"mean": 0.7, "low": 0.5, "high": 0.9})
+    for part in PARTS:
+        assert variants[part]["minusWhole"]["accuracy"] == pytest.approx({"mean": -0.1, "low": -0.1, "high": -0.1})
+    lines = table({"variants": variants}).splitlines()
+    assert lines[2] == "| whole | 2 | 0.700 (0.500 to 0.900) |"
+    assert lines[3] == "| without saliency prior | 2 | -0.100 (-0.100 to -0.100) |"

@@ -251,11 +251,11 @@ describe(`registered endpoints, queue on ${QUEUE_BACKEND}`, () => {
   it('that are deleted receive nothing more', async () => {
     const hook = await receiver([503]);
     const { id } = await register(hook.url, ['analysis.completed']);
-    work({ retryScheduleMs: [500] });
+    work({ retryScheduleMs: [2_000] });
     await post();
     await arrived(hook, 1);
     expect(await deleteEndpoint(test.database, LAB, id)).toBe(true);
-    await sleep(1_500);
+    await sleep(3_000);
     expect(hook.received.length).toBe(1);
     expect(await logOf(id)).toEqual([]);
   });
