@@ -88,6 +88,8 @@ function figuresOf(service: ServiceResult | undefined): string {
 function figuresOfScale(scale: ScaleResult | undefined): string {
   if (scale === undefined) return `${UNMEASURED} \`npm run bench:scale\``;
   return [
+    describe(scale.conditions),
+    '',
     '| Several workers | wanted | measured | |',
     '|---|---|---|---|',
     ...scaleTargets(scale).map((one) => `| ${one.name} | ${one.wanted} | ${one.got} | ${verdict(one)} |`),
@@ -105,9 +107,10 @@ function sitesOf(service: ServiceResult | undefined, scale: ScaleResult | undefi
     rounds.map(({ imagesPerSecond }) => imagesPerSecond),
     0.5,
   );
-  const { cores } = service.conditions;
+  const { cores, processor, vectors } = service.conditions;
+  const kind = [processor, vectors].filter(Boolean).join(', ');
   return [
-    `A machine of ${cores} cores does ${figure(rate)} images a second and is planned for ${USED_AT_MOST * 100} % of that. An image takes ` +
+    `A machine of ${cores} cores (${kind}) does ${figure(rate)} images a second and is planned for ${USED_AT_MOST * 100} % of that. An image takes ` +
       `${figure(bytes.queue)} bytes of Redis while it waits, ${figure((bytes.pictures + bytes.numbers) / 1000)} kB of PostgreSQL when it is done, and ` +
       `${figure(bytes.numbers / 1000)} kB of that remain when images and pictures are removed.`,
     '',

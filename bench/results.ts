@@ -11,7 +11,7 @@ export interface Conditions {
   readonly measured: string;
   readonly cores: number;
   readonly processor: string;
-  /** The widest that the networks' kernels find: with AVX-512 they are about half again as fast, the service around them is not. */
+  /** The widest that the networks' kernels find. */
   readonly vectors?: string;
   readonly memoryGb: number;
   readonly node: string;
