@@ -1,5 +1,5 @@
 /** From measured figures to what a site needs. Pure: the same results give the same page. */
-import { describe } from './results.js';
+import { coresOf, describe } from './results.js';
 import { type ScaleResult, scaleTargets } from './scale-report.js';
 import { type ServiceResult, targetsOf, verdict } from './service-report.js';
 import { figure, quantile } from './statistics.js';
@@ -107,10 +107,9 @@ function sitesOf(service: ServiceResult | undefined, scale: ScaleResult | undefi
     rounds.map(({ imagesPerSecond }) => imagesPerSecond),
     0.5,
   );
-  const { cores, processor, vectors } = service.conditions;
-  const kind = [processor, vectors].filter(Boolean).join(', ');
+  const { cores } = service.conditions;
   return [
-    `A machine of ${cores} cores (${kind}) does ${figure(rate)} images a second and is planned for ${USED_AT_MOST * 100} % of that. An image takes ` +
+    `A machine of ${coresOf(service.conditions)} does ${figure(rate)} images a second and is planned for ${USED_AT_MOST * 100} % of that. An image takes ` +
       `${figure(bytes.queue)} bytes of Redis while it waits, ${figure((bytes.pictures + bytes.numbers) / 1000)} kB of PostgreSQL when it is done, and ` +
       `${figure(bytes.numbers / 1000)} kB of that remain when images and pictures are removed.`,
     '',

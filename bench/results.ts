@@ -41,11 +41,15 @@ function vectors(): Pick<Conditions, 'vectors'> {
   return found === undefined ? {} : { vectors: found[1] };
 }
 
+/** e.g. `2 cores (AMD EPYC, AVX2)` */
+export function coresOf({ cores, processor, vectors }: Conditions): string {
+  return `${cores} cores (${[processor, vectors].filter(Boolean).join(', ')})`;
+}
+
 export function describe(conditions: Conditions): string {
-  const { measured, cores, processor, memoryGb, node, loadBefore } = conditions;
-  const kind = [processor, conditions.vectors].filter(Boolean).join(', ');
+  const { measured, memoryGb, node, loadBefore } = conditions;
   const busy = loadBefore > 0.5 ? ' **The machine was not idle: these figures say little.**' : '';
-  return `Measured ${measured} on ${cores} cores (${kind}), ${memoryGb} GB, Node ${node}; load before ${loadBefore}.${busy}`;
+  return `Measured ${measured} on ${coresOf(conditions)}, ${memoryGb} GB, Node ${node}; load before ${loadBefore}.${busy}`;
 }
 
 /** Names a file in bench/results. */

@@ -98,22 +98,21 @@ def spread(values: list[float]) -> dict[str, float]:
 def compared(reached: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
     """`reached` holds the figures of each variant and seed; the result their spread, and that of the differences from the whole."""
     whole = reached["whole"]
+    names = next(iter(whole.values())).keys()
     result = {}
     for key in ("whole", *PARTS):
         runs = reached[key]
         result[key] = {
             "seeds": sorted(runs),
-            "figures": {name: spread([run[name] for run in runs.values()]) for name in next(iter(whole.values()))},
+            "figures": {name: spread([run[name] for run in runs.values()]) for name in names},
         }
         if key != "whole":
-            result[key]["minusWhole"] = {
-                name: spread([runs[seed][name] - whole[seed][name] for seed in runs]) for name in next(iter(whole.values()))
-            }
+            result[key]["minusWhole"] = {name: spread([runs[seed][name] - whole[seed][name] for seed in runs]) for name in names}
     return result
 
 
 def table(report: dict[str, Any]) -> str:
-    """Markdown: the whole network, then what each variant adds to it or takes away, `mean (lowest–highest)`."""
+    """Markdown: the whole network, then what each variant adds to it or takes away, `mean (lowest to highest)`."""
     whole = report["variants"]["whole"]["figures"]
     lines = ["| | seeds | " + " | ".join(whole) + " |", "|---" * (len(whole) + 2) + "|"]
     for key, entry in report["variants"].items():

@@ -120,7 +120,7 @@ class EfficientSwin(nn.Module):
     """RGB (normalised) and prior → features at strides 2, 4, 8, 16 and 32 with `channels` channels.
 
     What a variant lacks is made all the same and thrown away: with one seed every variant starts from the same weights. Else the
-    luck of the others' first weights would pass for what the missing part is worth (it is up to 0.1 of IoU in a short run).
+    luck of the others' first weights would pass for what the missing part is worth (0.27 of IoU in a short run, decision 0026).
     """
 
     channels = (16, 24, 40, 112, 192)
