@@ -126,13 +126,13 @@ export async function emptyRedis({ redisUrl }: Servers): Promise<string> {
   return url;
 }
 
-interface PeerSetting {
+export interface PeerSetting {
   readonly workers: number;
   readonly threads: number;
 }
 
 /** What a careful user would try on so many cores: a process for each, one process for all, and half as many of both. */
-export function peerSettings(cores: number): PeerSetting[] {
+function peerSettings(cores: number): PeerSetting[] {
   const half = Math.max(1, Math.round(cores / 2));
   const all = [
     { workers: cores, threads: 1 },
@@ -142,24 +142,36 @@ export function peerSettings(cores: number): PeerSetting[] {
   return all.filter((one, i) => all.findIndex((other) => JSON.stringify(other) === JSON.stringify(one)) === i);
 }
 
-type PeerKind = 'direct' | 'queued' | 'litserve';
+export type PeerKind = 'direct' | 'queued' | 'litserve';
 const PEER_NAMES: Readonly<Record<PeerKind, string>> = {
   direct: 'FastAPI + uvicorn, synchronous',
   queued: 'FastAPI + arq (Redis)',
   litserve: 'LitServe',
 };
 
-/** Undefined where a peer cannot run here, with the reason on standard error. */
-export function peer(servers: Servers, kind: PeerKind, { workers, threads }: PeerSetting): Contestant {
+/** Ends the name of a peer that does no more than run the networks on an image and store what they say (bench/peers/pipeline.py). */
+export const THE_LEAST = ', the least';
+
+/**
+ * With the job of the service's answer (bench/peers/whole.py), or the least of it.
+ * @throws Error where Python's packages are missing, with the command that installs them
+ */
+export function peer(
+  servers: Servers,
+  kind: PeerKind,
+  { workers, threads }: PeerSetting,
+  job: 'whole' | 'least' = 'whole',
+): Contestant {
   if (!existsSync(PYTHON)) throw new Error(`no ${PYTHON}: ${INSTALL_PEERS}`);
   return {
-    name: PEER_NAMES[kind],
+    name: `${PEER_NAMES[kind]}${job === 'least' ? THE_LEAST : ''}`,
     setting: `${workers} process${workers === 1 ? '' : 'es'} × ${threads} thread${threads === 1 ? '' : 's'}`,
     start: async () => {
       const place = await servers.database(false);
       const port = await freePort();
       const env = {
         MODEL_DIR,
+        PEER_JOB: job,
         PEER_THREADS: String(threads),
         PEER_WORKERS: String(workers),
         PEER_PORT: String(port),
@@ -229,18 +241,27 @@ async function answers(url: string): Promise<true | undefined> {
   }
 }
 
-/** The best of several settings by a short trial of each. */
+export interface Tuned {
+  readonly best: PeerSetting;
+  readonly imagesPerSecond: number;
+  readonly tried: readonly { readonly setting: string; readonly imagesPerSecond: number }[];
+}
+
+/** The best of a peer's settings by a short trial of each. */
 export async function tuned(
-  candidates: readonly Contestant[],
+  servers: Servers,
+  kind: PeerKind,
+  cores: number,
   frames: readonly Buffer[],
   seconds: number,
-): Promise<{ readonly best: Contestant; readonly tried: readonly { setting: string; imagesPerSecond: number }[] }> {
-  const tried: { setting: string; imagesPerSecond: number; contestant: Contestant }[] = [];
-  for (const contestant of candidates) {
+): Promise<Tuned> {
+  const tried: { setting: string; imagesPerSecond: number; which: PeerSetting }[] = [];
+  for (const which of peerSettings(cores)) {
+    const contestant = peer(servers, kind, which);
     const started = await contestant.start();
     try {
       const { imagesPerSecond } = await started.saturate(frames, seconds);
-      tried.push({ setting: contestant.setting, imagesPerSecond, contestant });
+      tried.push({ setting: contestant.setting, imagesPerSecond, which });
       console.log(`  ${contestant.name}, ${contestant.setting}: ${figure(imagesPerSecond)} images/s`);
     } finally {
       await started.stop();
@@ -249,7 +270,8 @@ export async function tuned(
   const [first] = [...tried].sort((a, b) => b.imagesPerSecond - a.imagesPerSecond);
   if (first === undefined) throw new Error('nothing to choose from');
   return {
-    best: first.contestant,
+    best: first.which,
+    imagesPerSecond: first.imagesPerSecond,
     tried: tried.map(({ setting, imagesPerSecond }) => ({ setting, imagesPerSecond })),
   };
 }

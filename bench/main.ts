@@ -17,10 +17,11 @@ import {
   counted,
   emptyRedis,
   leukodiff,
+  type PeerKind,
   peer,
-  peerSettings,
   service,
   serviceTarget,
+  type Tuned,
   tuned,
 } from './contestants.js';
 import { growth } from './growth.js';
@@ -71,16 +72,16 @@ try {
   const peers: Record<string, unknown> = {};
   if (servers.redisUrl === undefined) console.log('  no redis-server in the path: without Redis and arq');
   else contestants.push(service(servers, { queue: 'redis' }));
+  let quickest: { kind: PeerKind; choice: Tuned } | undefined;
   for (const kind of ['direct', 'queued', 'litserve'] as const) {
     if (kind === 'queued' && servers.redisUrl === undefined) continue;
-    const choice = await tuned(
-      peerSettings(cores).map((setting) => peer(servers, kind, setting)),
-      frames,
-      trial,
-    );
-    peers[choice.best.name] = { setting: choice.best.setting, tried: choice.tried };
-    contestants.push(choice.best);
+    const choice = await tuned(servers, kind, cores, frames, trial);
+    const contestant = peer(servers, kind, choice.best);
+    peers[contestant.name] = { setting: contestant.setting, tried: choice.tried };
+    contestants.push(contestant);
+    if (quickest === undefined || choice.imagesPerSecond > quickest.choice.imagesPerSecond) quickest = { kind, choice };
   }
+  if (quickest !== undefined) contestants.push(peer(servers, quickest.kind, quickest.choice.best, 'least'));
 
   const bareRounds: number[] = [];
   const bareIdle: number[] = [];

@@ -138,20 +138,77 @@ export function machineSeconds(): number {
   return (user + nice + system + irq + softirq) / TICKS_PER_SECOND;
 }
 
-/** Processor seconds that a process and its children used so far, by the command lines that hold `within`'s group. */
+/** Processor seconds that the processes of a group used so far; NaN where there is no /proc. */
 export function cpuSeconds(group: number): number {
   if (!existsSync('/proc')) return Number.NaN;
-  let ticks = 0;
-  for (const name of readdirSync('/proc')) {
-    if (!/^\d+$/.test(name)) continue;
+  return processes()
+    .filter((one) => one.group === group)
+    .reduce((sum, one) => sum + one.seconds, 0);
+}
+
+/** Threads of the service, by what they do: those of the networks are nice (docs/decisions/0071). */
+export type Part = 'networks' | 'main' | 'libvips' | 'helpers';
+
+/** Processor seconds that each part of a process used so far. */
+export function secondsByPart(pid: number): Record<Part, number> {
+  const seconds = { networks: 0, main: 0, libvips: 0, helpers: 0 };
+  for (const thread of statsIn(`/proc/${pid}/task`)) {
+    const part =
+      thread.id === pid
+        ? 'main'
+        : thread.name.includes('vips')
+          ? 'libvips'
+          : thread.niceness > 0
+            ? 'networks'
+            : 'helpers';
+    seconds[part] += thread.seconds;
+  }
+  return seconds;
+}
+
+/** Processor seconds of a process and its children so far, as PostgreSQL's server has them for its connections. */
+export function secondsWithChildren(pid: number): number {
+  return processes()
+    .filter(({ id, parent }) => id === pid || parent === pid)
+    .reduce((sum, { seconds }) => sum + seconds, 0);
+}
+
+interface Stat {
+  readonly id: number;
+  readonly name: string;
+  readonly parent: number;
+  readonly group: number;
+  readonly niceness: number;
+  readonly seconds: number;
+}
+
+const processes = (): Stat[] => statsIn('/proc');
+
+/** What Linux says of the processes or threads in a folder of /proc. */
+function statsIn(folder: string): Stat[] {
+  return readdirSync(folder).flatMap((id) => {
+    if (!/^\d+$/.test(id)) return [];
     try {
-      const fields = readFileSync(`/proc/${name}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
-      if (Number(fields[2]) === group) ticks += Number(fields[11]) + Number(fields[12]);
+      const text = readFileSync(`${folder}/${id}/stat`, 'utf8');
+      // The name may hold anything, brackets too.
+      const end = text.lastIndexOf(')');
+      const fields = text.slice(end + 2).split(' ');
+      const number = (at: number): number => Number(fields[at]);
+      return [
+        {
+          id: Number(id),
+          name: text.slice(text.indexOf('(') + 1, end),
+          parent: number(1),
+          group: number(2),
+          niceness: number(16),
+          seconds: (number(11) + number(12)) / TICKS_PER_SECOND,
+        },
+      ];
     } catch {
       // It ended in between.
+      return [];
     }
-  }
-  return ticks / TICKS_PER_SECOND;
+  });
 }
 
 /** The image's allocator (Dockerfile), or the next best where it is not installed. */

@@ -1,5 +1,5 @@
 /** PostgreSQL and Redis that all contestants share, settings as in production. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
@@ -13,6 +13,8 @@ const TEMPLATE = 'bench_template';
 const log = pino({ level: 'error' });
 
 export interface Servers {
+  /** PostgreSQL's first process. */
+  readonly postgresPid: number;
   /** Undefined: there is no redis-server. */
   readonly redisUrl: string | undefined;
   /** A migrated, empty database of the service; without `migrated` one without tables. */
@@ -47,6 +49,7 @@ export async function startServers(): Promise<Servers> {
   const redis = await startRedis(root);
   let count = 0;
   return {
+    postgresPid: Number(readFileSync(join(root, 'postgres', 'postgres', 'postmaster.pid'), 'utf8').split('\n')[0]),
     redisUrl: redis?.url,
     database: async (migrated = true) => {
       const name = `bench_${++count}`;

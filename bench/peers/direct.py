@@ -3,10 +3,10 @@
 import os
 
 from fastapi import FastAPI, Form, UploadFile
-from pipeline import SCHEMA, Pipeline, insert_image, store
+from pipeline import SCHEMA, insert_image, open_pipeline, store
 from psycopg_pool import ConnectionPool
 
-pipeline = Pipeline()
+pipeline = open_pipeline()
 pool = ConnectionPool(os.environ["PEER_DATABASE_URL"], min_size=1, max_size=8, open=True)
 with pool.connection() as first:
     first.execute("SELECT pg_advisory_xact_lock(1)")

@@ -4,13 +4,13 @@ import os
 
 import litserve as ls
 from fastapi import Request
-from pipeline import SCHEMA, Pipeline, insert_image, store
+from pipeline import SCHEMA, insert_image, open_pipeline, store
 from psycopg_pool import ConnectionPool
 
 
 class Analyze(ls.LitAPI):
     def setup(self, device: str) -> None:
-        self.pipeline = Pipeline()
+        self.pipeline = open_pipeline()
         self.pool = ConnectionPool(os.environ["PEER_DATABASE_URL"], min_size=1, max_size=4, open=True)
         with self.pool.connection() as first:
             first.execute("SELECT pg_advisory_xact_lock(1)")

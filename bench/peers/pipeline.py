@@ -1,10 +1,9 @@
-"""What every peer does with an image: the service's work with the same two ONNX files, written as a Python team would write it.
+"""The least that a peer does with an image: the networks' work with the same two ONNX files, written as a Python team would write it.
 
-The same: decoding, the field at 0.48 um per pixel through the saliency network, peaks of its centre map, a crop of 160 px with its
-prior for each, all crops of an image in one run of the cells network, class and confidence, the cell's outline as the connected
-region under its centre, box and area, PNGs of mask, crop and Grad-CAM, everything stored in PostgreSQL in one transaction.
-Simpler, in the peers' favour: no refined peaks, no touching cells taken apart, no second round, no morphology, no quality of the
-image, no counting frame, no differential, no review rules, no keys, no audit.
+Decoding, the field at 0.48 um per pixel through the saliency network, peaks of its centre map, a crop of 160 px with its prior for
+each, all crops of an image in one run of the cells network, class and confidence, the cell's outline as the connected region under its
+centre, box and area, PNGs of mask, crop and Grad-CAM, everything stored in PostgreSQL in one transaction. What the service's answer
+holds beyond that is in `whole.py`.
 """
 
 import hashlib
@@ -42,22 +41,25 @@ class Pipeline:
         if image is None:
             raise ValueError("not an image")
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        peaks, saliency, scale = self._locate(image, microns_per_pixel)
-        cells = []
-        for first in range(0, len(peaks), BATCH):
-            cells += self._describe(image, peaks[first : first + BATCH], saliency, scale, microns_per_pixel)
+        peaks, saliency, scale, field = self.locate(image, microns_per_pixel)
+        cells = self.describe_all(image, peaks, saliency, scale, microns_per_pixel)
         return {
             "width": image.shape[1],
             "height": image.shape[0],
             "cells": cells,
             "saliency": png((saliency * 255).astype(np.uint8)),
+            **self.conclude(cells, image, field),
         }
 
-    def _locate(self, image: np.ndarray, microns_per_pixel: float):
+    def conclude(self, cells: list[dict], image: np.ndarray, field: np.ndarray) -> dict:
+        """What else the answer holds."""
+        return {}
+
+    def locate(self, image: np.ndarray, microns_per_pixel: float):
         spec = self.manifest["saliency"]
         factor = microns_per_pixel / spec["micronsPerPixel"]
         size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-        field = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        shrunk = field = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         pad = [-length % spec["multipleOf"] for length in field.shape[:2]]
         field = cv2.copyMakeBorder(field, 0, pad[0], 0, pad[1], cv2.BORDER_REPLICATE)
         outputs = spec["outputs"]
@@ -75,9 +77,15 @@ class Pipeline:
             px, py = (x + 0.5) * scale, (y + 0.5) * scale
             if px < image.shape[1] and py < image.shape[0] and all(np.hypot(px - a, py - b) >= nearest for a, b in peaks):
                 peaks.append((px, py))
-        return peaks, saliency, scale
+        return peaks, saliency, scale, shrunk
 
-    def _describe(self, image, peaks, saliency, scale, microns_per_pixel) -> list[dict]:
+    def describe_all(self, image, peaks, saliency, scale, microns_per_pixel) -> list[dict]:
+        cells = []
+        for first in range(0, len(peaks), BATCH):
+            cells += self.describe(image, peaks[first : first + BATCH], saliency, scale, microns_per_pixel)
+        return cells
+
+    def describe(self, image, peaks, saliency, scale, microns_per_pixel) -> list[dict]:
         spec = self.manifest["cells"]
         size = spec["size"]
         zoom = microns_per_pixel / spec["micronsPerPixel"]
@@ -93,20 +101,11 @@ class Pipeline:
         feeds = {spec["inputs"]["crops"]: crops, spec["inputs"]["prior"]: prior}
         outputs = dict(zip(names, self.cells.run(names, feeds), strict=True))
         found = []
-        side = size // spec["maskStride"]
         for i, (x, y) in enumerate(peaks):
-            labels = outputs[spec["outputs"]["segmentation"]][i].argmax(axis=0).astype(np.uint8)
-            _, regions = cv2.connectedComponents((labels > 0).astype(np.uint8))
-            central = regions[side // 2, side // 2]
-            if central == 0:
+            segmentation = outputs[spec["outputs"]["segmentation"]][i]
+            shape = self.shape(segmentation, (x - half, y - half), spec["maskStride"] / zoom, image.shape[:2])
+            if shape is None:
                 continue
-            inside = regions == central
-            rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-            to_image = spec["maskStride"] / zoom
-            box = [x - half + columns[0] * to_image, y - half + rows[0] * to_image]
-            box += [(columns[-1] - columns[0] + 1) * to_image, (rows[-1] - rows[0] + 1) * to_image]
-            mask = np.where(inside, labels * np.uint8(127), 0)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            mask = cv2.resize(mask, (max(1, round(box[2])), max(1, round(box[3]))), interpolation=cv2.INTER_NEAREST)
             probabilities = outputs[spec["outputs"]["probabilities"]][i]
             best = int(probabilities.argmax())
             found.append(
@@ -116,9 +115,8 @@ class Pipeline:
                     "probabilities": [float(p) for p in probabilities],
                     "consistency": float(np.ravel(outputs[spec["outputs"]["consistency"]])[i]),
                     "reject": float(np.ravel(outputs[spec["outputs"]["reject"]])[i]),
-                    "box": [float(value) for value in box],
-                    "area": float(inside.sum() * to_image**2),
-                    "mask": png(mask),
+                    **shape,
+                    **self.describe_attributes(outputs[spec["outputs"]["attributes"]][i], best),
                     "crop": png(cv2.cvtColor(crops[i], cv2.COLOR_RGB2BGR)),
                     "cam": png(
                         (np.clip(outputs[spec["outputs"]["cam"]][i].reshape(spec["camSize"], -1), 0, 1) * 255).astype(np.uint8)
@@ -126,6 +124,34 @@ class Pipeline:
                 }
             )
         return found
+
+    def shape(self, segmentation: np.ndarray, origin: tuple[float, float], step: float, image_size: tuple[int, int]) -> dict | None:
+        """The connected region under the middle of a crop: `step` posted pixels a place, the first place at `origin`."""
+        labels = segmentation.argmax(axis=0).astype(np.uint8)
+        _, regions = cv2.connectedComponents((labels > 0).astype(np.uint8))
+        middle = labels.shape[0] // 2
+        if regions[middle, middle] == 0:
+            return None
+        inside = regions == regions[middle, middle]
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        box = [origin[0] + columns[0] * step, origin[1] + rows[0] * step]
+        box += [(columns[-1] - columns[0] + 1) * step, (rows[-1] - rows[0] + 1) * step]
+        mask = np.where(inside, labels * np.uint8(127), 0)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        mask = cv2.resize(mask, (max(1, round(box[2])), max(1, round(box[3]))), interpolation=cv2.INTER_NEAREST)
+        return {"box": [float(value) for value in box], "area": float(inside.sum() * step**2), "mask": png(mask)}
+
+    def describe_attributes(self, values: np.ndarray, best: int) -> dict:
+        """What else is said of a cell."""
+        return {}
+
+
+def open_pipeline() -> Pipeline:
+    """The job of PEER_JOB: `whole` or `least`."""
+    if os.environ.get("PEER_JOB", "whole") == "least":
+        return Pipeline()
+    from whole import WholePipeline
+
+    return WholePipeline()
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -157,7 +183,7 @@ def store(connection, key: uuid.UUID, result: dict) -> dict:
     """Result and cells in the transaction of `connection`; returns the document that a client reads."""
     pictures = ("mask", "crop", "cam")
     cells = [{name: value for name, value in cell.items() if name not in pictures} for cell in result["cells"]]
-    document = {"id": str(key), "width": result["width"], "height": result["height"], "cells": cells}
+    document = {"id": str(key), **{name: value for name, value in result.items() if name != "saliency"}, "cells": cells}
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO peer_cells VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",

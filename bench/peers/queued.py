@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from arq import create_pool
 from arq.connections import RedisSettings
 from fastapi import FastAPI, Form, UploadFile
-from pipeline import SCHEMA, Pipeline, insert_image, store
+from pipeline import SCHEMA, insert_image, open_pipeline, store
 from psycopg_pool import ConnectionPool
 
 DATABASE_URL = os.environ["PEER_DATABASE_URL"]
@@ -62,7 +62,7 @@ async def analyze_image(ctx: dict, key: str) -> None:
 
 
 async def startup(ctx: dict) -> None:
-    ctx["pipeline"] = Pipeline()
+    ctx["pipeline"] = open_pipeline()
     ctx["pool"] = ConnectionPool(DATABASE_URL, min_size=1, max_size=8, open=True)
 
 

@@ -14,24 +14,57 @@ export interface StoredEvent {
   readonly toCallback: boolean;
 }
 
+/** Whose events these are, and the address that came with the order. */
+interface Source {
+  readonly id: string;
+  readonly laboratory: string;
+  readonly callbackUrl: string | null;
+}
+
+interface Endpoint {
+  readonly id: string;
+  readonly url: string;
+  readonly enabled: boolean;
+}
+
 /**
- * Makes a delivery for everybody who receives this event; an endpoint that is disabled gets one that has failed, to be
+ * Makes a delivery for everybody who receives one of these events; an endpoint that is disabled gets one that has failed, to be
  * replayed when it is back. Returns those that are to be made.
  */
 export async function addDeliveries(
   client: pg.PoolClient,
-  analysis: { readonly id: string; readonly laboratory: string; readonly callbackUrl: string | null },
-  event: StoredEvent,
+  analysis: Source,
+  events: readonly StoredEvent[],
 ): Promise<string[]> {
-  const { rows: endpoints } = await client.query<{ id: string; url: string; enabled: boolean }>(
-    `SELECT id, url, disabled_at IS NULL AS enabled FROM webhook_endpoints
-      WHERE laboratory = $1 AND $2 = ANY(event_types) ORDER BY id`,
-    [analysis.laboratory, event.type],
+  if (events.length === 0) return [];
+  const { rows: endpoints } = await client.query<Endpoint & { readonly eventTypes: readonly string[] }>(
+    `SELECT id, url, disabled_at IS NULL AS enabled, event_types AS "eventTypes" FROM webhook_endpoints
+      WHERE laboratory = $1 AND event_types && $2::text[] ORDER BY id`,
+    [analysis.laboratory, events.map(({ type }) => type)],
   );
-  const receivers = endpoints.map((one) => ({ ...one, endpointId: one.id as string | null, destination: one.id }));
+  const ids: string[] = [];
+  for (const event of events) {
+    const listening = endpoints.filter(({ eventTypes }) => eventTypes.includes(event.type));
+    ids.push(...(await addDeliveriesOf(client, analysis, event, listening)));
+  }
+  return ids;
+}
+
+async function addDeliveriesOf(
+  client: pg.PoolClient,
+  analysis: Source,
+  event: StoredEvent,
+  endpoints: readonly Endpoint[],
+): Promise<string[]> {
+  const receivers = endpoints.map(({ id, url, enabled }) => ({
+    url,
+    enabled,
+    endpointId: id as string | null,
+    destination: id,
+  }));
   if (analysis.callbackUrl !== null && event.toCallback) {
     const { origin } = new URL(analysis.callbackUrl);
-    receivers.push({ id: '', endpointId: null, url: analysis.callbackUrl, destination: origin, enabled: true });
+    receivers.push({ endpointId: null, url: analysis.callbackUrl, destination: origin, enabled: true });
   }
   if (receivers.length === 0) return [];
   const occurrences = receivers.map(({ endpointId }) =>

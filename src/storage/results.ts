@@ -157,8 +157,7 @@ async function end(
   );
   if (differential !== null) await insertDifferential(client, id, differential);
   const receivers = { id, laboratory: analysis.laboratory, callbackUrl: analysis.callbackUrl };
-  const deliveryIds: string[] = [];
-  for (const event of eventsOf(document)) deliveryIds.push(...(await addDeliveries(client, receivers, event)));
+  const deliveryIds = await addDeliveries(client, receivers, eventsOf(document));
   const reports = await insertReports(client, document, reportsOf?.(document) ?? []);
   return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: true };
 }

@@ -211,10 +211,8 @@ async function store(
   );
   const reports = await insertReports(client, document, context.reportsOf(document));
   const receivers = { id: document.id, laboratory, callbackUrl: document.callbackUrl };
-  const deliveryIds: string[] = [];
-  for (const event of change.kind === 'signature' ? context.eventsOf(document) : []) {
-    deliveryIds.push(...(await addDeliveries(client, receivers, event)));
-  }
+  const events = change.kind === 'signature' ? context.eventsOf(document) : [];
+  const deliveryIds = await addDeliveries(client, receivers, events);
   return { kind: 'done', document, reports, deliveryIds };
 }
 

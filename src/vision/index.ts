@@ -8,13 +8,13 @@ import { imageConsistency } from './consistency.js';
 import { DEFAULT_DECODE_LIMITS, type DecodeLimits, type OpenedImage, openImage } from './decode.js';
 import { createInferencePool, type InferenceObserver, type InferencePool } from './infer.js';
 import { cellFlags, maskOf, resolveOverlaps, touching } from './instances.js';
-import { type Located, locateCells } from './locate.js';
+import { locateAround } from './locate.js';
 import { loadModel, type Manifest } from './manifest.js';
 import { describeMorphology } from './morphology.js';
 import { assessQuality } from './quality.js';
 import { nextTurn, toGrey } from './raster.js';
 import { createRoom } from './room.js';
-import { estimateScale } from './scale.js';
+import { estimateScale, MICRONS_PER_PIXEL_RANGE } from './scale.js';
 import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from './types.js';
 
 export type { DecodeLimits } from './decode.js';
@@ -22,6 +22,7 @@ export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableIm
 export type { InferenceObserver } from './infer.js';
 export { decodeGreyPng, encodeGreyPng, encodeRgbPng } from './png.js';
 export * from './render.js';
+export { MICRONS_PER_PIXEL_RANGE } from './scale.js';
 export type * from './types.js';
 
 export type ExecutionProvider = 'auto' | 'cuda' | 'cpu';
@@ -71,9 +72,6 @@ export interface Vision {
   /** Ends the worker threads; pending analyses reject with InferenceError. */
   close(): Promise<void>;
 }
-
-/** Plausible µm per pixel of a posted smear image. */
-export const MICRONS_PER_PIXEL_RANGE = { min: 0.02, max: 1 } as const;
 
 /**
  * Of all images that are analysed at the same time: camera frames side by side, large fields one after the other. A pixel costs
@@ -134,7 +132,7 @@ async function analyze(
   const { image } = decoded;
   const run: InferencePool['field'] = (input) => pool.field(input, signal);
   const guess = await stage('scale', () => scaleOf(image, micronsPerPixel, manifest, run));
-  const { scale, located } = await stage('locate', () => locateAt(image, guess, manifest, run));
+  const { scale, located } = await stage('locate', () => locateAround(image, guess, manifest.saliency, run));
   const working = scale.workingMicronsPerPixel;
   const answers = await stage('infer', () =>
     inferCells(image, located, working, manifest.cells, (input) => pool.cells(input, signal)),
@@ -153,36 +151,6 @@ async function analyze(
       timingsMs,
     };
   });
-}
-
-/** Where to look again when the scale could only be guessed: µm per pixel to the guess. */
-const OTHER_SCALES = [Math.SQRT2, Math.SQRT1_2, 2, 0.5] as const;
-
-/**
- * Finds the cells at the scale of the image. Where that is a mere guess at which nothing is found, the guess may be what is
- * wrong: then at scales around it, and the one with the clearest cell is worked with. It stays unknown all the same.
- */
-async function locateAt(
-  image: RgbImage,
-  guess: ImageScale,
-  manifest: Manifest,
-  run: InferencePool['field'],
-): Promise<{ readonly scale: ImageScale; readonly located: Located }> {
-  const locate = (micronsPerPixel: number) => locateCells(image, micronsPerPixel, manifest.saliency, run);
-  let best = { scale: guess, located: await locate(guess.workingMicronsPerPixel) };
-  if (guess.source !== 'unknown' || best.located.candidates.length > 0) return best;
-  let clearest = 0;
-  for (const factor of OTHER_SCALES) {
-    const workingMicronsPerPixel = guess.workingMicronsPerPixel * factor;
-    const { min, max } = MICRONS_PER_PIXEL_RANGE;
-    if (workingMicronsPerPixel < min || workingMicronsPerPixel > max) continue;
-    const located = await locate(workingMicronsPerPixel);
-    const score = located.candidates[0]?.score ?? 0;
-    if (score <= clearest) continue;
-    clearest = score;
-    best = { scale: { ...guess, workingMicronsPerPixel }, located };
-  }
-  return best;
 }
 
 function checkScale(micronsPerPixel: number): void {

@@ -1,13 +1,13 @@
 /** From the network's answers for each crop to cells of the image: masks on posted pixels, one owner for each pixel. */
 import type { CellType } from '../hematology/cell-types.js';
-import { borderPixels, flood, inverse } from './flood.js';
+import { flood } from './flood.js';
+import { bytesAt, kernels, layOut, put, room, zeroedRoom } from './kernels.js';
 import type { CellsManifest } from './manifest.js';
-import { samplesAlong } from './raster.js';
+import { putSamples, samplesAlong } from './raster.js';
 import { type Part, splitCells, withoutSpurs } from './split.js';
 import type { Box, CellFlag, GreyImage } from './types.js';
 
 export const BACKGROUND = 0;
-export const CYTOPLASM = 128;
 export const NUCLEUS = 255;
 
 /** Less is a platelet, a fragment or dirt: the smallest white cell covers some 35 µm², a bare small nucleus 25. */
@@ -28,7 +28,7 @@ const NOT_WHITE_CELLS: readonly CellType[] = ['platelet', 'smudge', 'artefact'];
 /** A cell's mask on posted pixels. */
 export interface CellShape {
   readonly box: Box;
-  /** box.width × box.height: BACKGROUND, CYTOPLASM or NUCLEUS. */
+  /** box.width × box.height: BACKGROUND, NUCLEUS, or 128 for cytoplasm. */
   readonly labels: Uint8Array;
   /** Foreground probability of the same pixels, 0–255. */
   readonly foreground: Uint8Array;
@@ -73,20 +73,29 @@ export function shapesOfCrop(
   }));
   const region = foregroundRegion(own.probabilities, side, window, imageWidth, imageHeight);
   if (region === undefined) return undefined;
+  const shape = cellIn(own.probabilities, side, window, region);
+  return shape === undefined ? undefined : { central: shape, neighbours };
+}
+
+/** The cell in a region of a window: interpolated, without what is not connected to it, its holes filled. */
+function cellIn(probabilities: Float32Array, side: number, window: Box, region: Box): CellShape | undefined {
   const { width, height } = region;
-  const labels = new Uint8Array(width * height);
-  const foreground = new Uint8Array(width * height);
-  interpolate(own.probabilities, side, window, region, labels, foreground);
+  const pixels = width * height;
+  layOut();
+  const labels = room(pixels);
+  const foreground = room(pixels);
+  const columns = samplesAlong(region.x - window.x, width, side / window.width, side);
+  const rows = samplesAlong(region.y - window.y, height, side / window.height, side);
+  const samples = putSamples(rows, columns);
+  const line = room(side * Float32Array.BYTES_PER_ELEMENT);
+  const planes = room(3 * pixels * Float32Array.BYTES_PER_ELEMENT);
+  kernels.interpolate(put(probabilities), side, ...samples, line, planes, width, height, labels, foreground);
   const centreX = window.x + window.width / 2 - region.x - 0.5;
   const centreY = window.y + window.height / 2 - region.y - 0.5;
-  if (!keepNearestComponent(labels, width, height, centreX, centreY)) return undefined;
-  // Trimmed first: what lies outside of the cell's own box cannot be a hole of it.
-  const shape = trim({ box: region, labels, foreground, areaPx: 0 });
-  if (shape === undefined) return undefined;
-  fillHoles(shape.labels, shape.box.width, shape.box.height);
-  let areaPx = 0;
-  for (const label of shape.labels) if (label !== BACKGROUND) areaPx++;
-  return { central: { ...shape, areaPx }, neighbours };
+  const queue = room(pixels * Int32Array.BYTES_PER_ELEMENT);
+  if (!kernels.keepNearest(labels, width, height, centreX, centreY, zeroedRoom(pixels), queue)) return undefined;
+  kernels.fillHoles(labels, width, height, zeroedRoom(pixels), queue);
+  return trim({ box: region, labels: bytesAt(labels, pixels), foreground: bytesAt(foreground, pixels) });
 }
 
 interface Isolated {
@@ -179,40 +188,6 @@ function foregroundRegion(
   return x1 > x0 && y1 > y0 ? { x: x0, y: y0, width: x1 - x0, height: y1 - y0 } : undefined;
 }
 
-function interpolate(
-  segmentation: Float32Array,
-  side: number,
-  window: Box,
-  region: Box,
-  labels: Uint8Array,
-  foreground: Uint8Array,
-): void {
-  const plane = side * side;
-  const columns = samplesAlong(region.x - window.x, region.width, side / window.width, side);
-  const rows = samplesAlong(region.y - window.y, region.height, side / window.height, side);
-  for (let y = 0; y < region.height; y++) {
-    const rowA = (rows.low[y] ?? 0) * side;
-    const rowB = (rows.high[y] ?? 0) * side;
-    const fv = rows.fraction[y] ?? 0;
-    for (let x = 0; x < region.width; x++) {
-      const u0 = columns.low[x] ?? 0;
-      const u1 = columns.high[x] ?? 0;
-      const fu = columns.fraction[x] ?? 0;
-      const mix = (base: number): number =>
-        (segmentation[base + rowA + u0] ?? 0) * (1 - fu) * (1 - fv) +
-        (segmentation[base + rowA + u1] ?? 0) * fu * (1 - fv) +
-        (segmentation[base + rowB + u0] ?? 0) * (1 - fu) * fv +
-        (segmentation[base + rowB + u1] ?? 0) * fu * fv;
-      const background = mix(0);
-      const at = y * region.width + x;
-      foreground[at] = Math.round(Math.min(1, Math.max(0, 1 - background)) * 255);
-      // Cell or not is decided first: at the border three classes share the probability and none has half of it.
-      if (background >= 0.5) continue;
-      labels[at] = mix(2 * plane) > mix(plane) ? NUCLEUS : CYTOPLASM;
-    }
-  }
-}
-
 /** Clears every 8-connected component but the largest: what is left over where another cell took its share. */
 function keepLargestComponent(labels: Uint8Array, width: number, height: number): void {
   const seen = new Uint8Array(labels.length);
@@ -227,50 +202,8 @@ function keepLargestComponent(labels: Uint8Array, width: number, height: number)
   for (let i = 0; i < labels.length; i++) if (kept[i] === 0) labels[i] = BACKGROUND;
 }
 
-/** Clears every 8-connected component but the one nearest to the point; of equally near ones the first in reading order. */
-function keepNearestComponent(labels: Uint8Array, width: number, height: number, x: number, y: number): boolean {
-  let seed = -1;
-  let nearest = Number.POSITIVE_INFINITY;
-  for (let py = 0; py < height; py++) {
-    for (let px = 0; px < width; px++) {
-      if (labels[py * width + px] === BACKGROUND) continue;
-      const distance = (px - x) ** 2 + (py - y) ** 2;
-      if (distance < nearest) {
-        nearest = distance;
-        seed = py * width + px;
-      }
-    }
-  }
-  if (seed < 0) return false;
-  const member = new Uint8Array(labels.length);
-  flood(width, height, [seed], labels, true, member);
-  for (let i = 0; i < labels.length; i++) if (member[i] === 0) labels[i] = BACKGROUND;
-  return true;
-}
-
-/** Background that the border of the box does not reach becomes cell: nucleus where nucleus surrounds it. */
-function fillHoles(labels: Uint8Array, width: number, height: number): void {
-  const background = inverse(labels);
-  const seen = new Uint8Array(labels.length);
-  flood(width, height, borderPixels(width, height), background, false, seen);
-  for (let i = 0; i < labels.length; i++) {
-    if (background[i] === 0 || seen[i] === 1) continue;
-    const hole = flood(width, height, [i], background, false, seen);
-    let nucleus = 0;
-    let cytoplasm = 0;
-    for (const p of hole) {
-      for (const neighbour of [p - 1, p + 1, p - width, p + width]) {
-        if (labels[neighbour] === NUCLEUS) nucleus++;
-        else if (labels[neighbour] === CYTOPLASM) cytoplasm++;
-      }
-    }
-    for (const p of hole) labels[p] = nucleus > cytoplasm ? NUCLEUS : CYTOPLASM;
-  }
-}
-
 /** Shrinks the box to the labelled pixels; undefined where none is left. */
-export function trim(shape: CellShape): CellShape | undefined {
-  const { box, labels, foreground } = shape;
+export function trim({ box, labels, foreground }: Omit<CellShape, 'areaPx'>): CellShape | undefined {
   let left = box.width;
   let right = -1;
   let top = box.height;

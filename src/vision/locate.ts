@@ -3,8 +3,8 @@ import { flood } from './flood.js';
 import type { FieldOutput } from './infer-messages.js';
 import type { SaliencyManifest } from './manifest.js';
 import { type FieldMap, nextTurn, padTile, resizeRegion } from './raster.js';
-import type { RunField } from './scale.js';
-import type { Box, RgbImage } from './types.js';
+import { MICRONS_PER_PIXEL_RANGE, type RunField } from './scale.js';
+import type { Box, ImageScale, RgbImage } from './types.js';
 
 /** A candidate cell in pixels of the posted image. */
 export interface Candidate {
@@ -83,6 +83,38 @@ export async function locateCells(
     field,
     fieldMicronsPerPixel: (micronsPerPixel * image.width) / size.width,
   };
+}
+
+/** Where to look again when the scale could only be guessed: µm per pixel to the guess. */
+const OTHER_SCALES = [Math.SQRT2, Math.SQRT1_2, 2, 0.5] as const;
+/** An estimate as sure as this is believed even where nothing is found at it: most such fields hold no white cell. */
+const SURE_OF_SCALE = 0.5;
+
+/**
+ * Finds the cells at the scale of the image. Where that is a mere guess, or hardly more, and nothing is found at it, the guess may be
+ * what is wrong: then at scales around it, and the one with the clearest cell is worked with. The scale is unknown then.
+ */
+export async function locateAround(
+  image: RgbImage,
+  guess: ImageScale,
+  spec: SaliencyManifest,
+  run: RunField,
+): Promise<{ readonly scale: ImageScale; readonly located: Located }> {
+  const locate = (micronsPerPixel: number) => locateCells(image, micronsPerPixel, spec, run);
+  let best = { scale: guess, located: await locate(guess.workingMicronsPerPixel) };
+  if (guess.confidence >= SURE_OF_SCALE || best.located.candidates.length > 0) return best;
+  let clearest = 0;
+  for (const factor of OTHER_SCALES) {
+    const workingMicronsPerPixel = guess.workingMicronsPerPixel * factor;
+    const { min, max } = MICRONS_PER_PIXEL_RANGE;
+    if (workingMicronsPerPixel < min || workingMicronsPerPixel > max) continue;
+    const located = await locate(workingMicronsPerPixel);
+    const score = located.candidates[0]?.score ?? 0;
+    if (score <= clearest) continue;
+    clearest = score;
+    best = { scale: { ...guess, micronsPerPixel: null, source: 'unknown', workingMicronsPerPixel }, located };
+  }
+  return best;
 }
 
 /**

@@ -4,6 +4,7 @@
  */
 import { constants, crc32, deflateSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
+import { bytesAt, kernels, layOut, put, room } from './kernels.js';
 import type { GreyImage, RgbImage } from './types.js';
 
 // Decided results of the same size over and over: a middle level keeps the request short and the file small.
@@ -13,8 +14,6 @@ export const PNG = { compressionLevel: 6 } as const;
 const SMALL_PIXELS = 1 << 16;
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 const COLOUR_TYPE = { 1: 0, 3: 2 } as const;
-/** Every row as its difference from the row above: smooth pictures become small numbers. */
-const UP = 2;
 
 type Channels = keyof typeof COLOUR_TYPE;
 
@@ -46,21 +45,17 @@ function ofRaster({ width, height, data }: GreyImage | RgbImage, channels: Chann
 
 function encodeSmall({ width, height, data }: GreyImage | RgbImage, channels: Channels): Buffer {
   const row = width * channels;
-  const filtered = new Uint8Array((row + 1) * height);
-  for (let y = 0; y < height; y++) {
-    const to = y * (row + 1);
-    const from = y * row;
-    filtered[to] = UP;
-    if (y === 0) filtered.set(data.subarray(0, row), 1);
-    else for (let x = 0; x < row; x++) filtered[to + 1 + x] = (data[from + x] ?? 0) - (data[from + x - row] ?? 0);
-  }
+  layOut();
+  const filtered = room((row + 1) * height);
+  // Every row as its difference from the row above: smooth pictures become small numbers.
+  kernels.differences(put(data), row, height, filtered);
   const header = Buffer.alloc(13);
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header[8] = 8;
   header[9] = COLOUR_TYPE[channels];
   // Differences of rows leave nothing to search for but runs: this is quicker than any search, and packs a crop tighter.
-  const packed = deflateSync(filtered, { strategy: constants.Z_RLE });
+  const packed = deflateSync(bytesAt(filtered, (row + 1) * height), { strategy: constants.Z_RLE });
   return Buffer.concat([SIGNATURE, chunk('IHDR', header), chunk('IDAT', packed), chunk('IEND', Buffer.alloc(0))]);
 }
 

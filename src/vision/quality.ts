@@ -1,4 +1,5 @@
 /** Is the picture good enough to be trusted? Measured at the saliency network's scale, so that magnification drops out. */
+import { countsAt, doublesAt, kernels, layOut, put, room, zeroedRoom } from './kernels.js';
 import { nextTurn } from './raster.js';
 import { measureStain } from './stain.js';
 import type { ImageQuality, RgbImage } from './types.js';
@@ -20,17 +21,11 @@ const BAND = 128;
 
 /** Running sums of one quantity. */
 interface Moments {
-  count: number;
-  sum: number;
-  squares: number;
+  readonly count: number;
+  readonly sum: number;
+  readonly squares: number;
 }
 
-const moments = (): Moments => ({ count: 0, sum: 0, squares: 0 });
-const note = (m: Moments, value: number): void => {
-  m.count++;
-  m.sum += value;
-  m.squares += value * value;
-};
 const variance = ({ count, sum, squares }: Moments): number =>
   count === 0 ? 0 : Math.max(0, squares / count - (sum / count) ** 2);
 
@@ -39,30 +34,7 @@ const variance = ({ count, sum, squares }: Moments): number =>
  * estimation found out.
  */
 export async function assessQuality(field: RgbImage, extraFlags: readonly string[] = []): Promise<ImageQuality> {
-  const { width, height, data } = field;
-  const luminance = moments();
-  const green = moments();
-  const laplacian = moments();
-  const histogram = new Uint32Array(256);
-  let clippedPixels = 0;
-  const rooms = { across: new Float32Array((BAND + 4) * width), smooth: new Float32Array((BAND + 4) * width) };
-  for (let top = 0; top < height; top += BAND) {
-    const bottom = Math.min(height, top + BAND);
-    for (let p = top * width; p < bottom * width; p++) {
-      const r = data[p * 3] ?? 0;
-      const g = data[p * 3 + 1] ?? 0;
-      const b = data[p * 3 + 2] ?? 0;
-      // ITU-R BT.601 luma: what "brightness" means to a person at the screen.
-      const y = 0.299 * r + 0.587 * g + 0.114 * b;
-      note(luminance, y);
-      note(green, g);
-      const bin = Math.round(y);
-      histogram[bin] = (histogram[bin] ?? 0) + 1;
-      if (r === 0 || g === 0 || b === 0 || r === 255 || g === 255 || b === 255) clippedPixels++;
-    }
-    noteLaplacian(laplacian, field, top, bottom, rooms);
-    await nextTurn();
-  }
+  const { luminance, green, laplacian, clippedPixels, histogram } = await sumsOf(field);
   const brightness = luminance.sum / luminance.count / 255;
   const clipped = clippedPixels / luminance.count;
   const contrast = variance(green);
@@ -77,47 +49,58 @@ export async function assessQuality(field: RgbImage, extraFlags: readonly string
   flags.push(...extraFlags);
   const clearFrom = clearGround(histogram, luminance.count);
   const background = histogram.subarray(Math.ceil(clearFrom)).reduce((sum, n) => sum + n, 0) / luminance.count;
-  const stain = blank ? null : measureStain(field, clearFrom);
+  const stain = blank ? null : await measureStain(field, clearFrom);
   return { sharpness, brightness, clipped, background, stain, flags };
 }
 
-/**
- * 4-neighbour Laplacian of green, the channel in which stained cells have most contrast, for the rows from top to bottom.
- * Smoothed before (1-2-1 both ways), or a noisy camera would pass for a sharp one. `across` and `smooth` are room for a band with two rows
- * on either side.
- */
-function noteLaplacian(
-  laplacian: Moments,
-  { width, height, data }: RgbImage,
-  top: number,
-  bottom: number,
-  { across, smooth }: { readonly across: Float32Array; readonly smooth: Float32Array },
-): void {
-  const from = Math.max(0, top - 2);
-  const to = Math.min(height, bottom + 2);
-  const rows = to - from;
-  const at = (values: Float32Array, x: number, y: number): number => values[y * width + x] ?? 0;
-  for (let y = 0; y < rows; y++) {
-    const base = (from + y) * width;
-    for (let x = 0; x < width; x++) {
-      const left = data[(base + Math.max(0, x - 1)) * 3 + 1] ?? 0;
-      const right = data[(base + Math.min(width - 1, x + 1)) * 3 + 1] ?? 0;
-      across[y * width + x] = (left + 2 * (data[(base + x) * 3 + 1] ?? 0) + right) / 4;
-    }
+interface Sums {
+  readonly luminance: Moments;
+  readonly green: Moments;
+  /** Of smoothed green, inside of the field's border. */
+  readonly laplacian: Moments;
+  /** Pixels with a channel at 0 or 255. */
+  readonly clippedPixels: number;
+  /** Pixels of each luminance. */
+  readonly histogram: Uint32Array;
+}
+
+/** Rows beside a band that its Laplacian looks at. */
+const MARGIN = 2;
+const LEVELS = 256;
+/** In the order of src/vision/wasm/measure.ts. */
+const SUMS = 8;
+
+async function sumsOf({ width, height, data }: RgbImage): Promise<Sums> {
+  const totals = new Float64Array(SUMS);
+  const histogram = new Uint32Array(LEVELS);
+  for (let top = 0; top < height; top += BAND) {
+    const bottom = Math.min(height, top + BAND);
+    const from = Math.max(0, top - MARGIN);
+    const rows = Math.min(height, bottom + MARGIN) - from;
+    layOut();
+    const rgb = put(data.subarray(from * width * 3, (from + rows) * width * 3));
+    const floats = rows * width * Float32Array.BYTES_PER_ELEMENT;
+    const [across, smooth] = [room(floats), room(floats)];
+    const sums = zeroedRoom(SUMS * Float64Array.BYTES_PER_ELEMENT);
+    const counts = zeroedRoom(LEVELS * Uint32Array.BYTES_PER_ELEMENT);
+    kernels.measure(rgb, width, rows, top - from, bottom - from, across, smooth, sums, counts);
+    doublesAt(sums, SUMS).forEach((sum, i) => {
+      totals[i] = (totals[i] ?? 0) + sum;
+    });
+    countsAt(counts, LEVELS).forEach((count, level) => {
+      histogram[level] = (histogram[level] ?? 0) + count;
+    });
+    await nextTurn();
   }
-  for (let y = 0; y < rows; y++) {
-    const above = Math.max(0, y - 1);
-    const below = Math.min(rows - 1, y + 1);
-    for (let x = 0; x < width; x++) {
-      smooth[y * width + x] = (at(across, x, above) + 2 * at(across, x, y) + at(across, x, below)) / 4;
-    }
-  }
-  for (let y = Math.max(1, top) - from; y < Math.min(height - 1, bottom) - from; y++) {
-    for (let x = 1; x < width - 1; x++) {
-      const around = at(smooth, x - 1, y) + at(smooth, x + 1, y) + at(smooth, x, y - 1) + at(smooth, x, y + 1);
-      note(laplacian, 4 * at(smooth, x, y) - around);
-    }
-  }
+  const [bright = 0, bright2 = 0, greens = 0, greens2 = 0, clippedPixels = 0, inside = 0, edges = 0, edges2 = 0] =
+    totals;
+  return {
+    luminance: { count: width * height, sum: bright, squares: bright2 },
+    green: { count: width * height, sum: greens, squares: greens2 },
+    laplacian: { count: inside, sum: edges, squares: edges2 },
+    clippedPixels,
+    histogram,
+  };
 }
 
 /**

@@ -1,48 +1,32 @@
 /**
  * Resampling. One geometry everywhere: pixel i covers [i, i + 1), its centre lies at i + 0.5, edges are replicated.
  */
-import sharp from 'sharp';
+import { bytesAt, copyIn, floatsAt, kernels, layOut, put, room, type SampleAddresses } from './kernels.js';
 import type { Box, GreyImage, RgbImage } from './types.js';
 
 /** Gives other work of the event loop a turn between two pieces of pixel work. */
 export const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-const raw = (image: RgbImage) =>
-  sharp(image.data, {
-    raw: { width: image.width, height: image.height, channels: 3 },
-    limitInputPixels: false,
-  });
-
 /**
- * Resizes a region (whole pixels inside the image) to exactly width × height, anti-aliased, the larger part of the work
- * off the main thread. Enlarging is done here: libvips aligns corners then, not centres, which moves cells by half a pixel.
+ * Resizes a region (whole pixels inside the image) to exactly width × height: shrinking averages over areas, as the networks were
+ * trained, enlarging interpolates. In turns of the event loop.
  */
 export async function resizeRegion(image: RgbImage, region: Box, width: number, height: number): Promise<RgbImage> {
   if (region.width === width && region.height === height) return cropRegion(image, region);
-  if (width > region.width || height > region.height) return enlarge(cropRegion(image, region), width, height);
-  const data = await raw(image)
-    .extract({ left: region.x, top: region.y, width: region.width, height: region.height })
-    // Of libvips' kernels the one nearest to averaging over areas, with which the networks were trained.
-    .resize(width, height, { fit: 'fill', kernel: 'mitchell' })
-    .removeAlpha()
-    .raw()
-    .toBuffer();
-  return { width, height, data };
-}
-
-/** Rows resampled between two turns of the event loop. */
-const ROWS_PER_TURN = 64;
-
-async function enlarge(image: RgbImage, width: number, height: number): Promise<RgbImage> {
+  const source = region.width === image.width && region.height === image.height ? image : cropRegion(image, region);
   const data = new Uint8Array(width * height * 3);
-  const columns = tapsFor(0, image.width, width);
-  const rows = tapsFor(0, image.height, height);
-  for (let y = 0; y < height; y += ROWS_PER_TURN) {
-    resample(image, columns, rows, width, y, Math.min(height, y + ROWS_PER_TURN), data);
+  const columns = tapsFor(0, source.width, width);
+  const rows = tapsFor(0, source.height, height);
+  const rowsPerTurn = Math.max(1, Math.floor(PIXELS_PER_TURN / (source.width * Math.max(1, source.height / height))));
+  for (let y = 0; y < height; y += rowsPerTurn) {
+    resample(source, columns, rows, width, y, Math.min(height, y + rowsPerTurn), data);
     await nextTurn();
   }
   return { width, height, data };
 }
+
+/** Source pixels resampled between two turns of the event loop: about a millisecond. */
+const PIXELS_PER_TURN = 1 << 19;
 
 function cropRegion(image: RgbImage, region: Box): RgbImage {
   const data = new Uint8Array(region.width * region.height * 3);
@@ -115,16 +99,7 @@ export function sampleWindow(image: RgbImage, window: Box, size: number, out: Ui
   resample(image, columns, rows, size, 0, size, out);
 }
 
-let kept = new Float32Array();
-/** Room for so many numbers until the next call: a new megabyte for every crop would keep the garbage collector busy. */
-function scratch(length: number): Float32Array {
-  if (length > LARGEST_KEPT) return new Float32Array(length);
-  if (kept.length < length) kept = new Float32Array(length);
-  return kept;
-}
-const LARGEST_KEPT = 1 << 20;
-
-/** Output rows `fromRow` to `toRow` of a picture `width` wide; first along x over the source rows needed, then along y. */
+/** Output rows `fromRow` to `toRow` of a picture `width` wide; what lies past the image's border is its last pixel. */
 function resample(
   image: RgbImage,
   columns: Taps,
@@ -134,97 +109,53 @@ function resample(
   toRow: number,
   out: Uint8Array,
 ): void {
-  const stride = width * 3;
-  const top = rows.first[fromRow] ?? 0;
-  const bottom = (rows.first[toRow - 1] ?? 0) + rows.count;
-  const lines = scratch((bottom - top) * stride);
-  const places = placesOf(columns, image.width);
-  let filledRow = -1;
-  for (let y = top; y < bottom; y++) {
-    const sourceRow = clamp(y, 0, image.height - 1);
-    const line = (y - top) * stride;
-    if (sourceRow === filledRow) lines.copyWithin(line, line - stride, line);
-    else resampleLine(image.data, sourceRow * image.width * 3, places, columns, lines, line, stride);
-    filledRow = sourceRow;
+  // The columns that are read, at least one of them inside the image, and those that are; rows the kernel keeps inside by itself.
+  const left = Math.min(columns.first[0] ?? 0, image.width - 1);
+  const right = Math.max((columns.first[width - 1] ?? 0) + columns.count, 1);
+  const [firstColumn, endColumn] = [Math.max(left, 0), Math.min(right, image.width)];
+  const firstRow = clamp(rows.first[fromRow] ?? 0, 0, image.height - 1);
+  const endRow = clamp((rows.first[toRow - 1] ?? 0) + rows.count, firstRow + 1, image.height);
+  const stride = (endColumn - firstColumn) * 3;
+  layOut();
+  const source = room((endRow - firstRow) * stride);
+  for (let y = firstRow; y < endRow; y++) {
+    copyIn(image.data, (y * image.width + firstColumn) * 3, stride, source + (y - firstRow) * stride);
   }
-  const weights = new Float64Array(Math.max(4, rows.count));
-  for (let y = fromRow; y < toRow; y++) {
-    weights.set(rows.weights.subarray(y * rows.count, (y + 1) * rows.count));
-    sumLines(lines, ((rows.first[y] ?? 0) - top) * stride, stride, weights, out, y * stride);
-  }
-}
-
-/** One row of bytes: the weighted sum of the lines that start at `from`. Enlarging takes four of them, so those are written out. */
-function sumLines(
-  lines: Float32Array,
-  from: number,
-  stride: number,
-  weights: Float64Array,
-  out: Uint8Array,
-  to: number,
-): void {
-  const w0 = weights[0] ?? 0;
-  const w1 = weights[1] ?? 0;
-  const w2 = weights[2] ?? 0;
-  const w3 = weights[3] ?? 0;
-  for (let x = 0; x < stride; x++) {
-    const at = from + x;
-    let sum = w0 * (lines[at] ?? 0) + w1 * (lines[at + stride] ?? 0);
-    if (w2 !== 0) sum += w2 * (lines[at + 2 * stride] ?? 0);
-    if (w3 !== 0) sum += w3 * (lines[at + 3 * stride] ?? 0);
-    for (let k = 4; k < weights.length; k++) sum += (weights[k] ?? 0) * (lines[at + k * stride] ?? 0);
-    out[to + x] = sum <= 0 ? 0 : sum >= 255 ? 255 : Math.floor(sum + 0.5);
-  }
-}
-
-/** Where each weight's pixel lies in a source row of bytes; what lies past the border is its last pixel. */
-function placesOf({ first, weights, count }: Taps, length: number): Int32Array {
-  const places = new Int32Array(weights.length);
-  for (let i = 0; i < places.length; i++) {
-    const tap = i % count;
-    places[i] = clamp((first[(i - tap) / count] ?? 0) + tap, 0, length - 1) * 3;
-  }
-  return places;
-}
-
-function resampleLine(
-  data: Uint8Array,
-  base: number,
-  places: Int32Array,
-  { weights, count }: Taps,
-  lines: Float32Array,
-  line: number,
-  stride: number,
-): void {
-  for (let x = 0, tap = 0; x < stride; x += 3) {
-    let r = 0;
-    let g = 0;
-    let b = 0;
-    for (const end = tap + count; tap < end; tap++) {
-      const weight = weights[tap] ?? 0;
-      const at = base + (places[tap] ?? 0);
-      r += weight * (data[at] ?? 0);
-      g += weight * (data[at + 1] ?? 0);
-      b += weight * (data[at + 2] ?? 0);
-    }
-    lines[line + x] = r;
-    lines[line + x + 1] = g;
-    lines[line + x + 2] = b;
-  }
+  const bytes = (toRow - fromRow) * width * 3;
+  const outAt = room(bytes);
+  kernels.resample(
+    source,
+    stride,
+    endRow - firstRow - 1,
+    put(rows.first.subarray(fromRow, toRow).map((first) => first - firstRow)),
+    put(rows.weights.subarray(fromRow * rows.count, toRow * rows.count)),
+    rows.count,
+    put(columns.first.map((first) => first - left)),
+    put(columns.weights),
+    columns.count,
+    room((right - left) * 3 * Float32Array.BYTES_PER_ELEMENT),
+    (right - left) * 3,
+    (firstColumn - left) * 3,
+    stride,
+    width,
+    toRow - fromRow,
+    outAt,
+  );
+  out.set(bytesAt(outAt, bytes), fromRow * width * 3);
 }
 
 /** Two neighbouring places of a grid for each of `count` samples, and how far towards the second the sample lies. */
 export interface Samples {
   readonly low: Int32Array;
   readonly high: Int32Array;
-  readonly fraction: Float64Array;
+  readonly fraction: Float32Array;
 }
 
 /** Bilinear samples along one axis: sample i covers [origin + i, origin + i + 1), `step` places of the grid are one of it. */
 export function samplesAlong(origin: number, count: number, step: number, places: number): Samples {
   const low = new Int32Array(count);
   const high = new Int32Array(count);
-  const fraction = new Float64Array(count);
+  const fraction = new Float32Array(count);
   for (let i = 0; i < count; i++) {
     const at = clamp((origin + i + 0.5) * step - 0.5, 0, places - 1);
     const before = Math.floor(at);
@@ -233,6 +164,18 @@ export function samplesAlong(origin: number, count: number, step: number, places
     fraction[i] = at - before;
   }
   return { low, high, fraction };
+}
+
+/** Puts samples where the kernels find them. */
+export function putSamples(rows: Samples, columns: Samples): SampleAddresses {
+  return [
+    put(rows.low),
+    put(rows.high),
+    put(rows.fraction),
+    put(columns.low),
+    put(columns.high),
+    put(columns.fraction),
+  ];
 }
 
 /** A real-valued map over an image: cell (i, j) covers cellWidth × cellHeight pixels of the posted image. */
@@ -252,20 +195,29 @@ export function sampleMap(map: FieldMap, window: Box, size: number, out: Float32
   };
   const columns = along(window.x, window.width, map.cellWidth, map.width);
   const rows = along(window.y, window.height, map.cellHeight, map.height);
-  for (let y = 0; y < size; y++) {
-    const rowA = (rows.low[y] ?? 0) * map.width;
-    const rowB = (rows.high[y] ?? 0) * map.width;
-    const fv = rows.fraction[y] ?? 0;
-    for (let x = 0; x < size; x++) {
-      const u0 = columns.low[x] ?? 0;
-      const u1 = columns.high[x] ?? 0;
-      const fu = columns.fraction[x] ?? 0;
-      const above = (map.data[rowA + u0] ?? 0) * (1 - fu) + (map.data[rowA + u1] ?? 0) * fu;
-      const below = (map.data[rowB + u0] ?? 0) * (1 - fu) + (map.data[rowB + u1] ?? 0) * fu;
-      out[y * size + x] = above * (1 - fv) + below * fv;
-    }
+  // Only what the window shows of the map is laid out.
+  const left = columns.low[0] ?? 0;
+  const top = rows.low[0] ?? 0;
+  const stride = (columns.high[size - 1] ?? 0) - left + 1;
+  const height = (rows.high[size - 1] ?? 0) - top + 1;
+  const part = new Float32Array(stride * height);
+  for (let y = 0; y < height; y++) {
+    const from = (top + y) * map.width + left;
+    part.set(map.data.subarray(from, from + stride), y * stride);
   }
+  layOut();
+  const outAt = room(out.byteLength);
+  const samples = putSamples(shifted(rows, top), shifted(columns, left));
+  const line = room(stride * Float32Array.BYTES_PER_ELEMENT);
+  kernels.sample(put(part), stride, ...samples, line, size, size, outAt);
+  out.set(floatsAt(outAt, out.length));
 }
+
+const shifted = ({ low, high, fraction }: Samples, by: number): Samples => ({
+  low: low.map((at) => at - by),
+  high: high.map((at) => at - by),
+  fraction,
+});
 
 /** 0–1 floats to 8-bit grey. */
 export function toGrey(width: number, height: number, values: Float32Array): GreyImage {

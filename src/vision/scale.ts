@@ -33,6 +33,8 @@ const MASS_WITHIN_OCTAVES = 0.375;
 const ASIDE_OCTAVES = [-0.5, 0, 0.5] as const;
 const MAX_REFINEMENTS = 3;
 const SETTLED_OCTAVES = 0.1;
+/** Plausible µm per pixel of a posted smear image. */
+export const MICRONS_PER_PIXEL_RANGE = { min: 0.02, max: 1 } as const;
 /** Finding cells at a scale past these ends has no meaning; see MICRONS_PER_PIXEL_RANGE. */
 const MIN_OCTAVE = -4.5;
 const MAX_OCTAVE = 1;

@@ -2,6 +2,7 @@
  * Cells that touch come out of a segmentation as one blob with a waist. A watershed on the distance to the blob's edge
  * takes them apart: seeds are the places farthest from the edge, and two stay apart where the way between them narrows.
  */
+import { bytesAt, floatsAt, kernels, layOut, put, room, zeroedRoom } from './kernels.js';
 
 /** One cell of a blob, in pixels of the grid. */
 export interface Part {
@@ -36,8 +37,9 @@ export function splitCells(foreground: Uint8Array, side: number, minRadius: numb
   const cells = new Int32Array(side * side).fill(-1);
   const blobs = new Int32Array(side * side).fill(-1);
   const height = (peak: number): number => distance[peak] ?? 0;
+  const roots: number[] = [];
   for (const pixel of pixelsByHeight(foreground, distance)) {
-    const { highest, roots } = basinsAround(pixel, side, basin, cells, distance);
+    const highest = basinsAround(pixel, side, basin, cells, distance, roots);
     if (highest < 0) {
       basin[pixel] = pixel;
       continue;
@@ -59,17 +61,18 @@ export function splitCells(foreground: Uint8Array, side: number, minRadius: numb
   return collect(foreground, basin, cells, blobs, distance, side);
 }
 
-/** The basins that a pixel touches, by their roots, and its highest neighbour in one (−1: there is none). */
+/** A pixel's highest neighbour that is in a basin (−1: there is none); the basins it touches, by their roots, go to `roots`. */
 function basinsAround(
   pixel: number,
   side: number,
   basin: Int32Array,
   cells: Int32Array,
   distance: Float32Array,
-): { readonly highest: number; readonly roots: number[] } {
+  roots: number[],
+): number {
   const x = pixel % side;
   const y = (pixel - x) / side;
-  const roots: number[] = [];
+  roots.length = 0;
   let highest = -1;
   let last = -1;
   for (let v = Math.max(0, y - 1); v <= Math.min(side - 1, y + 1); v++) {
@@ -86,7 +89,7 @@ function basinsAround(
       if (!roots.includes(root)) roots.push(root);
     }
   }
-  return { highest, roots };
+  return highest;
 }
 
 /** Follows the joins of a union-find (−1: none) from a peak to the peak that stands for it. */
@@ -101,65 +104,41 @@ function rootIn(joins: Int32Array, peak: number): number {
  * Where nothing thick enough is left, the input comes back.
  */
 export function withoutSpurs(foreground: Uint8Array, side: number, radius: number): Uint8Array {
-  const fromEdge = edgeDistance(foreground, side);
-  const outsideCore = new Uint8Array(foreground.length);
-  let any = false;
-  for (let i = 0; i < outsideCore.length; i++) {
-    if ((fromEdge[i] ?? 0) > radius) any = true;
-    else outsideCore[i] = 1;
-  }
-  if (!any) return foreground;
-  // Distance to the core; outside of the grid counts as core, so a cell cut by the window keeps its edge.
-  const fromCore = edgeDistance(outsideCore, side);
-  const opened = new Uint8Array(foreground.length);
-  for (let i = 0; i < opened.length; i++) {
-    if (foreground[i] !== 0 && (fromCore[i] ?? 0) <= radius) opened[i] = 1;
-  }
-  return opened;
+  const places = side * side;
+  const framed = (side + 2) ** 2 * Float32Array.BYTES_PER_ELEMENT;
+  layOut();
+  const opened = put(foreground);
+  const distance = room(places * Float32Array.BYTES_PER_ELEMENT);
+  kernels.open(opened, side, radius, zeroedRoom(framed), zeroedRoom(framed), distance, room(places));
+  return bytesAt(opened, places).slice();
 }
 
 const isWaist = (waist: number, lower: number, higher: number, minRadius: number, waistBelow: number): boolean =>
   lower >= minRadius && lower >= SMALLEST_PART * higher && waist < waistBelow * lower;
 
-/** Distance of each foreground pixel to the nearest background pixel, by two sweeps with steps of 1 and √2. */
+/** Distance of each foreground pixel to the nearest background pixel; what lies outside of the grid is background. */
 function edgeDistance(foreground: Uint8Array, side: number): Float32Array {
-  // A frame of background around the grid: no sweep has to ask where it ends.
-  const stride = side + 2;
-  const framed = new Float32Array(stride * stride);
-  for (let y = 0; y < side; y++) {
-    for (let x = 0; x < side; x++) {
-      if (foreground[y * side + x] !== 0) framed[(y + 1) * stride + x + 1] = Number.POSITIVE_INFINITY;
-    }
-  }
-  // A sweep looks at the place before it, and at the three of the row before it.
-  const sweep = (i: number, step: 1 | -1): void => {
-    const row = i - step * stride;
-    const straight = Math.min(framed[i - step] ?? 0, framed[row] ?? 0) + 1;
-    const diagonal = Math.min(framed[row - 1] ?? 0, framed[row + 1] ?? 0) + Math.SQRT2;
-    framed[i] = Math.min(framed[i] ?? 0, straight, diagonal);
-  };
-  const last = (side + 1) * stride - 2;
-  for (let i = stride + 1; i <= last; i++) if (framed[i] !== 0) sweep(i, 1);
-  for (let i = last; i > stride; i--) if (framed[i] !== 0) sweep(i, -1);
-  const distance = new Float32Array(side * side);
-  for (let y = 0; y < side; y++) {
-    const from = (y + 1) * stride + 1;
-    distance.set(framed.subarray(from, from + side), y * side);
-  }
-  return distance;
+  layOut();
+  const framed = zeroedRoom((side + 2) ** 2 * Float32Array.BYTES_PER_ELEMENT);
+  const out = room(side * side * Float32Array.BYTES_PER_ELEMENT);
+  kernels.edgeDistance(put(foreground), side, framed, out);
+  return floatsAt(out, side * side).slice();
 }
 
 /** The foreground, highest pixels first, those of one height in reading order. */
 function pixelsByHeight(foreground: Uint8Array, distance: Float32Array): Uint32Array {
   const places = foreground.length;
-  const count = foreground.reduce((sum, value) => sum + (value === 0 ? 0 : 1), 0);
+  let count = 0;
+  for (const value of foreground) if (value !== 0) count++;
   // One number for height and place, which the engine sorts without asking back: the bits of floats ≥ 0 order as they do.
   const bits = new Uint32Array(distance.buffer, distance.byteOffset, places);
   const keys = new Float64Array(count);
   let at = 0;
   for (let i = 0; i < places; i++) if (foreground[i] !== 0) keys[at++] = (0xffffffff - (bits[i] ?? 0)) * places + i;
   keys.sort();
-  return Uint32Array.from(keys, (key) => key % places);
+  const pixels = new Uint32Array(count);
+  for (let i = 0; i < count; i++) pixels[i] = (keys[i] ?? 0) % places;
+  return pixels;
 }
 
 function collect(

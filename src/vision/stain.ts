@@ -1,8 +1,15 @@
 /** How strongly, and in which tint, a field is stained: what changes with a new batch of stain, a buffer or a lamp. */
+import { doublesAt, kernels, layOut, put, zeroedRoom } from './kernels.js';
+import { nextTurn } from './raster.js';
 import type { RgbImage, Stain } from './types.js';
 
 /** Fewer stained pixels show no stain. */
 const MIN_PIXELS = 64;
+
+/** Pixels measured between two turns of the event loop. */
+const PIXELS_PER_TURN = 1 << 18;
+/** In the order of src/vision/wasm/measure.ts. */
+const SUMS = 6;
 
 /** −log10 of a grey level, from 1 to 256, so that black stays finite. */
 const DENSITY = Float64Array.from({ length: 256 }, (_, level) => -Math.log10((level + 1) / 256));
@@ -12,24 +19,20 @@ const DENSITY = Float64Array.from({ length: 256 }, (_, level) => -Math.log10((le
  * law makes that proportional to the dye, and the lamp drops out. Azure dyes absorb red, eosin absorbs green: their ratio
  * is the tint. Null where the field shows no stain, or no clear ground to hold it against.
  */
-export function measureStain({ data }: RgbImage, clearFrom: number): Stain | null {
-  let [clearCount, clearRed, clearGreen] = [0, 0, 0];
-  let [count, sumRed, sumGreen] = [0, 0, 0];
-  for (let i = 0; i + 2 < data.length; i += 3) {
-    const r = data[i] ?? 0;
-    const g = data[i + 1] ?? 0;
-    const red = DENSITY[r] ?? 0;
-    const green = DENSITY[g] ?? 0;
-    if (0.299 * r + 0.587 * g + 0.114 * (data[i + 2] ?? 0) >= clearFrom) {
-      clearCount++;
-      clearRed += red;
-      clearGreen += green;
-    } else {
-      count++;
-      sumRed += red;
-      sumGreen += green;
-    }
+export async function measureStain({ width, height, data }: RgbImage, clearFrom: number): Promise<Stain | null> {
+  const totals = new Float64Array(SUMS);
+  for (let from = 0; from < width * height; from += PIXELS_PER_TURN) {
+    const pixels = Math.min(PIXELS_PER_TURN, width * height - from);
+    layOut();
+    const rgb = put(data.subarray(from * 3, (from + pixels) * 3));
+    const sums = zeroedRoom(SUMS * Float64Array.BYTES_PER_ELEMENT);
+    kernels.stain(rgb, pixels, clearFrom, put(DENSITY), sums);
+    doublesAt(sums, SUMS).forEach((sum, i) => {
+      totals[i] = (totals[i] ?? 0) + sum;
+    });
+    await nextTurn();
   }
+  const [clearCount = 0, clearRed = 0, clearGreen = 0, count = 0, sumRed = 0, sumGreen = 0] = totals;
   if (count < MIN_PIXELS || clearCount === 0) return null;
   const red = sumRed / count - clearRed / clearCount;
   const green = sumGreen / count - clearGreen / clearCount;

@@ -1,6 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import type { FieldInput, FieldOutput } from '../../../src/vision/infer-messages.js';
-import { chooseCandidates, fieldSize, findPeaks, locateCells, tilesOf } from '../../../src/vision/locate.js';
+import {
+  chooseCandidates,
+  fieldSize,
+  findPeaks,
+  locateAround,
+  locateCells,
+  tilesOf,
+} from '../../../src/vision/locate.js';
 import { parseManifest } from '../../../src/vision/manifest.js';
 import type { FieldMap } from '../../../src/vision/raster.js';
 import type { RgbImage } from '../../../src/vision/types.js';
@@ -208,5 +215,51 @@ describe('locateCells', () => {
   it('an image of one pixel has no cell', async () => {
     const { candidates } = await locateCells(blobs(1, 1, [], 1), 0.2, spec, darkness);
     expect(candidates).toEqual([]);
+  });
+});
+
+describe('locateAround', () => {
+  const field: RgbImage = { width: 192, height: 144, data: new Uint8Array(192 * 144 * 3).fill(200) };
+  const guess = { micronsPerPixel: 0.48, source: 'estimated', workingMicronsPerPixel: 0.48, confidence: 0.4 } as const;
+
+  /** A network that sees a cell in the middle where the field has this width, and counts how often it is asked. */
+  function seesAt(width: number) {
+    const asked: number[] = [];
+    const run = async (input: FieldInput): Promise<FieldOutput> => {
+      asked.push(input.width);
+      const size = { width: input.width / 2, height: input.height / 2 };
+      const map = mapOf(size.width, size.height, input.width === width ? [[20, 15, 0.9]] : []).data;
+      const centres = new Float32Array(map);
+      return { kind: 'field', ...size, saliency: new Float32Array(map), centres, scale: new Float32Array(17) };
+    };
+    return { run, asked };
+  }
+
+  it('looks at other scales where an estimate that is hardly sure shows nothing, and knows the scale no longer', async () => {
+    const { run } = seesAt(96);
+    const { scale, located } = await locateAround(field, guess, spec, run);
+    expect(located.candidates).toHaveLength(1);
+    expect(scale).toEqual({ ...guess, micronsPerPixel: null, source: 'unknown', workingMicronsPerPixel: 0.24 });
+  });
+
+  it('stays where nothing is found at any scale', async () => {
+    const { run, asked } = seesAt(-1);
+    expect((await locateAround(field, guess, spec, run)).scale).toEqual(guess);
+    expect(asked).toHaveLength(5);
+  });
+
+  it.each([
+    { confidence: 0.6, source: 'estimated' as const },
+    { confidence: 1, source: 'given' as const },
+  ])('does not doubt a scale that is $source with confidence $confidence', async (sure) => {
+    const { run, asked } = seesAt(96);
+    expect((await locateAround(field, { ...guess, ...sure }, spec, run)).located.candidates).toEqual([]);
+    expect(asked).toHaveLength(1);
+  });
+
+  it('does not look further where something is found', async () => {
+    const { run, asked } = seesAt(192);
+    expect((await locateAround(field, guess, spec, run)).scale).toEqual(guess);
+    expect(asked).toHaveLength(1);
   });
 });

@@ -85,6 +85,45 @@ describe('resizeRegion', () => {
   });
 });
 
+describe('shrinking', () => {
+  it.each([
+    [640, 480, 133, 100],
+    // More than the kernels' memory holds at first, and more than one turn of the event loop.
+    [2400, 1700, 500, 354],
+    [50, 40, 49, 11],
+  ])('%i × %i to %i × %i is the mean over the area of each pixel', async (width, height, to, down) => {
+    let state = 7;
+    const data = Uint8Array.from({ length: width * height * 3 }, () => {
+      state = (state * 48_271) % 2_147_483_647;
+      return state % 256;
+    });
+    const small = await resizeRegion({ width, height, data }, { x: 0, y: 0, width, height }, to, down);
+    /** Source pixels under an output pixel, each with how much of it lies there. */
+    const under = (at: number, size: number, length: number): [number, number][] => {
+      const [from, end] = [(at * length) / size, ((at + 1) * length) / size];
+      const first = Math.floor(from);
+      return Array.from({ length: Math.ceil(end) - first }, (_, i) => [
+        first + i,
+        Math.min(first + i + 1, end) - Math.max(first + i, from),
+      ]);
+    };
+    for (const [x, y] of [
+      [0, 0],
+      [to - 1, down - 1],
+      [Math.floor(to / 3), Math.floor(down / 2)],
+    ] as const) {
+      let [sum, weight] = [0, 0];
+      for (const [v, high] of under(y, down, height)) {
+        for (const [u, wide] of under(x, to, width)) {
+          sum += high * wide * (data[(v * width + u) * 3 + 2] ?? 0);
+          weight += high * wide;
+        }
+      }
+      expect(Math.abs((small.data[(y * to + x) * 3 + 2] ?? 0) - sum / weight)).toBeLessThan(0.51);
+    }
+  });
+});
+
 describe('padTile', () => {
   it('repeats the last column and row', () => {
     const image = plane(6, 5, 10, 20, 0);

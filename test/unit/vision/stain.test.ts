@@ -10,16 +10,16 @@ function halves(colour: readonly [number, number, number], glass = 240): Paramet
 }
 
 describe('the stain of a field', () => {
-  it('is the optical density against the clear glass, and its red against its green', () => {
+  it('is the optical density against the clear glass, and its red against its green', async () => {
     // A tenth of the light: density 1.
-    const stain = measureStain(halves([75.3, 23.1, 120], 240), 200);
+    const stain = await measureStain(halves([75.3, 23.1, 120], 240), 200);
     expect(stain?.density).toBeCloseTo(1, 1);
     expect(stain?.balance).toBeCloseTo(0.5, 1);
   });
 
-  it('does not change with the lamp', () => {
-    const bright = measureStain(halves([120, 80, 160], 240), 200);
-    const dim = measureStain(halves([59.5, 39.5, 79.5], 119), 100);
+  it('does not change with the lamp', async () => {
+    const bright = await measureStain(halves([120, 80, 160], 240), 200);
+    const dim = await measureStain(halves([59.5, 39.5, 79.5], 119), 100);
     expect(dim?.density).toBeCloseTo(bright?.density ?? 0, 1);
     expect(dim?.balance).toBeCloseTo(bright?.balance ?? 0, 1);
   });
@@ -39,8 +39,8 @@ describe('the stain of a field', () => {
   });
 
   it('is not told where nothing is stained', async () => {
-    expect(measureStain({ width: 10, height: 10, data: new Uint8Array(300).fill(230) }, 200)).toBeNull();
-    expect(measureStain({ width: 10, height: 10, data: new Uint8Array(300) }, 200)).toBeNull();
+    expect(await measureStain({ width: 10, height: 10, data: new Uint8Array(300).fill(230) }, 200)).toBeNull();
+    expect(await measureStain({ width: 10, height: 10, data: new Uint8Array(300) }, 200)).toBeNull();
     expect((await assessQuality({ width: 100, height: 80, data: new Uint8Array(24_000).fill(220) })).stain).toBeNull();
   });
 });
