@@ -7,9 +7,9 @@ export interface Bar {
   readonly ours: boolean;
 }
 
-const WIDTH = 760;
+const WIDTH = 820;
 const ROW = 34;
-const LEFT = 250;
+const LEFT = 310;
 const RIGHT = 130;
 const TOP = 54;
 

@@ -6,7 +6,7 @@ import { figure, quantile } from './statistics.js';
 
 const SIZES = [1, 10, 100, 1000] as const;
 /** Repeats, so that small analyses are measured over enough images too. */
-const REPEATS: Readonly<Record<number, number>> = { 1: 20, 10: 5, 100: 2, 1000: 1 };
+const REPEATS: Readonly<Record<number, number>> = { 1: 20, 10: 5, 100: 2, 1000: 3 };
 const ANALYSES = 100_000;
 
 export interface Growth {

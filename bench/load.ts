@@ -197,7 +197,7 @@ export async function readAgain(
 ): Promise<Reads> {
   const client = new Client(target, connections);
   const latencies: number[] = [];
-  const from = performance.now() + 500;
+  const from = performance.now() + WARM_UP_SECONDS * 1000;
   const to = from + seconds * 1000;
   let next = 0;
   const lane = async (): Promise<void> => {

@@ -64,8 +64,11 @@ try {
     trials.push({ setting, imagesPerSecond });
     console.log(`  ${JSON.stringify(setting)}: ${figure(imagesPerSecond)} images/s`);
   }
-  const best = [...trials].sort((a, b) => b.imagesPerSecond - a.imagesPerSecond)[0]?.setting ?? candidates[0];
-  if (best === undefined) throw new Error('no setting');
+  // A short trial tells the good from the bad, not the best of two good ones: both run in every round.
+  const promising = [...trials]
+    .sort((a, b) => b.imagesPerSecond - a.imagesPerSecond)
+    .slice(0, 2)
+    .map(({ setting }) => ({ setting, rounds: [] as number[] }));
 
   heading('peers: which setting is best');
   const contestants: Contestant[] = [service(servers), service(servers, { imagesPerOrder: 10 })];
@@ -83,20 +86,21 @@ try {
   }
   if (quickest !== undefined) contestants.push(peer(servers, quickest.kind, quickest.choice.best, 'least'));
 
-  const bareRounds: number[] = [];
   const bareIdle: number[] = [];
   const idle: number[] = [];
   const measured: Record<string, Throughputs> = {};
   let storedBytesAnImage = { pictures: Number.NaN, numbers: Number.NaN };
   for (let round = 1; round <= options.rounds; round++) {
     heading(`round ${round} of ${options.rounds}`);
-    const limit = await runBare({ ...best, seconds: options.seconds });
-    bareRounds.push(limit.imagesPerSecond);
+    for (const { setting, rounds } of promising) {
+      rounds.push((await runBare({ ...setting, seconds: options.seconds })).imagesPerSecond);
+    }
     // Alone on the machine, with all cores for its one image: as the service does it when idle.
     const { sessions } = sizingFor(cores, 'cpu');
     bareIdle.push((await runBare({ sessions, threads: cores, lanes: 1, seconds: trial })).p50);
     console.log(
-      `  bare: ${figure(limit.imagesPerSecond)} images/s; one image alone ${figure(bareIdle.at(-1) ?? 0)} ms`,
+      `  bare: ${promising.map(({ rounds }) => figure(rounds.at(-1) ?? 0)).join(' and ')} images/s; ` +
+        `one image alone ${figure(bareIdle.at(-1) ?? 0)} ms`,
     );
     for (const contestant of contestants) {
       const started = await contestant.start();
@@ -130,10 +134,14 @@ try {
   heading('growth: images in an analysis, analyses in the tables');
   const grown = await growth(servers, await tinyFields(1000), (text) => console.log(`  ${text}`));
 
+  const [limit] = promising
+    .map(({ setting, rounds }) => ({ setting, imagesPerSecond: spread(rounds) }))
+    .sort((a, b) => b.imagesPerSecond.median - a.imagesPerSecond.median);
+  if (limit === undefined) throw new Error('no setting');
   const result: ServiceResult = {
     conditions: measuredUnder,
     options,
-    bare: { setting: best, trials, imagesPerSecond: spread(bareRounds), idleMs: spread(bareIdle) },
+    bare: { ...limit, trials, idleMs: spread(bareIdle) },
     idleMs: spread(idle),
     throughput: measured,
     peers,

@@ -4,6 +4,7 @@ import { availableParallelism, cpus, loadavg, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readVersion } from '../src/version.js';
+import { machineSeconds } from './processes.js';
 
 const FOLDER = fileURLToPath(new URL('results', import.meta.url));
 
@@ -16,8 +17,8 @@ export interface Conditions {
   readonly memoryGb: number;
   readonly node: string;
   readonly version: string;
-  /** Processes that wanted the processor before the first measurement: near 0 on an idle machine. */
-  readonly loadBefore: number;
+  /** Cores that were busy with something else before the first measurement. */
+  readonly busyBefore: number;
 }
 
 export function conditions(): Conditions {
@@ -29,8 +30,21 @@ export function conditions(): Conditions {
     memoryGb: Math.round(totalmem() / 1e9),
     node: process.version,
     version: readVersion(),
-    loadBefore: Math.round((loadavg()[0] ?? 0) * 100) / 100,
+    busyBefore: Math.round(busyCores() * 100) / 100,
   };
+}
+
+const LOOK_MS = 2000;
+
+/**
+ * How many cores are busy while this program waits. The load average would still tell of the build that went before; it stands in
+ * where there is no /proc.
+ */
+function busyCores(): number {
+  const before = machineSeconds();
+  if (Number.isNaN(before)) return loadavg()[0] ?? Number.NaN;
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOOK_MS);
+  return ((machineSeconds() - before) * 1000) / LOOK_MS;
 }
 
 /** As Linux tells; nothing elsewhere. */
@@ -47,9 +61,9 @@ export function coresOf({ cores, processor, vectors }: Conditions): string {
 }
 
 export function describe(conditions: Conditions): string {
-  const { measured, memoryGb, node, loadBefore } = conditions;
-  const busy = loadBefore > 0.5 ? ' **The machine was not idle: these figures say little.**' : '';
-  return `Measured ${measured} on ${coresOf(conditions)}, ${memoryGb} GB, Node ${node}; load before ${loadBefore}.${busy}`;
+  const { measured, memoryGb, node, busyBefore } = conditions;
+  const busy = busyBefore > 0.2 ? ' **The machine was not idle: these figures say little.**' : '';
+  return `Measured ${measured} on ${coresOf(conditions)}, ${memoryGb} GB, Node ${node}; ${busyBefore} cores busy before.${busy}`;
 }
 
 /** Names a file in bench/results. */

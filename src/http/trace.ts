@@ -1,5 +1,5 @@
 /** W3C Trace Context (https://www.w3.org/TR/trace-context/), as far as a participant that may start no spans needs it. */
-import { randomBytes } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { isSpanContextValid, type SpanContext } from '@opentelemetry/api';
 
@@ -34,7 +34,7 @@ export function traceOf(headers: IncomingHttpHeaders, span?: SpanContext): Trace
     (typeof given === 'string' ? TRACEPARENT.exec(given.trim()) : null) ?? [];
   const valid = version !== undefined && !/^0+$/.test(traceId) && !/^0+$/.test(parent);
   if (!valid || (version === '00' && more !== undefined)) {
-    const fresh = randomBytes(16).toString('hex');
+    const fresh = randomDigits();
     return { traceId: fresh, traceparent: `00-${fresh}-${spanId()}-00`, tracestate: null };
   }
   return { traceId, traceparent: `00-${traceId}-${spanId()}-${flags}`, tracestate: traceState(headers['tracestate']) };
@@ -46,5 +46,10 @@ function traceState(given: string | string[] | undefined): string | null {
 }
 
 function spanId(): string {
-  return randomBytes(8).toString('hex');
+  return randomDigits().slice(16);
+}
+
+/** 32 hexadecimal digits, nearly all of them random, from the supply of UUIDs that Node keeps. */
+function randomDigits(): string {
+  return randomUUID().replaceAll('-', '');
 }

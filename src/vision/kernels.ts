@@ -21,14 +21,14 @@ interface Kernels {
   interpolate(
     segmentation: number,
     side: number,
-    ...samplesLinePlanesSizeLabelsForeground: readonly [
-      ...SampleAddresses,
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
+    ...to: readonly [
+      ...samples: SampleAddresses,
+      line: number,
+      planes: number,
+      width: number,
+      height: number,
+      labels: number,
+      foreground: number,
     ]
   ): void;
   keepNearest(labels: number, width: number, height: number, x: number, y: number, seen: number, queue: number): number;
@@ -73,13 +73,20 @@ interface Kernels {
   sample(
     map: number,
     stride: number,
-    ...samplesLineSizeOut: readonly [...SampleAddresses, number, number, number, number]
+    ...to: readonly [...samples: SampleAddresses, line: number, width: number, height: number, out: number]
   ): void;
   stain(rgb: number, pixels: number, clearFrom: number, densities: number, sums: number): void;
 }
 
-/** Rows and columns: lower place, higher place, fraction. */
-export type SampleAddresses = readonly [number, number, number, number, number, number];
+/** Where `sample` finds, for each row and each column, the places it lies between and how far towards the second. */
+export type SampleAddresses = readonly [
+  rowLow: number,
+  rowHigh: number,
+  rowFraction: number,
+  columnLow: number,
+  columnHigh: number,
+  columnFraction: number,
+];
 
 /**
  * The compiled kernels. Under vitest this module is TypeScript source: then those that `npm run build` (part of `pretest`) left in dist/
