@@ -100,8 +100,10 @@ const { exports } = new WebAssembly.Instance(new WebAssembly.Module(readFileSync
 export const kernels = exports as Kernels;
 
 const PAGE = 1 << 16;
-/** Every place starts at a multiple of a vector, and a vector may be read or written past its end. */
+/** Every place starts at a multiple of a vector. */
 const VECTOR = 16;
+/** What a kernel may read or write past the end of a place: the rest of its longest step, four vectors. */
+const PAST_END = 4 * VECTOR;
 
 let heap = new Uint8Array(kernels.memory.buffer);
 let next = 0;
@@ -114,7 +116,7 @@ export function layOut(): void {
 /** Room for so many bytes, with whatever lies there. Returns its address. */
 export function room(bytes: number): number {
   const at = Math.ceil(next / VECTOR) * VECTOR;
-  next = at + bytes + VECTOR;
+  next = at + bytes + PAST_END;
   const missing = next - heap.byteLength;
   if (missing > 0) {
     kernels.memory.grow(Math.ceil(missing / PAGE));
