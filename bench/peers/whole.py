@@ -71,7 +71,7 @@ class WholePipeline(Pipeline):
             borderMode=cv2.BORDER_REPLICATE,
         )
         cell = (fine[..., 0] < 0.5).astype(np.uint8)
-        count, regions, statistics, centroids = cv2.connectedComponentsWithStats(cell)
+        count, regions, _, centroids = cv2.connectedComponentsWithStats(cell)
         if count < 2:
             return None
         middle = origin[0] + len(inside) * step / 2 - left, origin[1] + len(inside) * step / 2 - top
