@@ -152,18 +152,14 @@ export type Part = 'networks' | 'main' | 'libvips' | 'helpers';
 /** Processor seconds that each part of a process used so far. */
 export function secondsByPart(pid: number): Record<Part, number> {
   const seconds = { networks: 0, main: 0, libvips: 0, helpers: 0 };
-  for (const thread of statsIn(`/proc/${pid}/task`)) {
-    const part =
-      thread.id === pid
-        ? 'main'
-        : thread.name.includes('vips')
-          ? 'libvips'
-          : thread.niceness > 0
-            ? 'networks'
-            : 'helpers';
-    seconds[part] += thread.seconds;
-  }
+  for (const thread of statsIn(`/proc/${pid}/task`)) seconds[partOf(thread, pid)] += thread.seconds;
   return seconds;
+}
+
+function partOf({ id, name, niceness }: Stat, pid: number): Part {
+  if (id === pid) return 'main';
+  if (name.includes('vips')) return 'libvips';
+  return niceness > 0 ? 'networks' : 'helpers';
 }
 
 /** Processor seconds of a process and its children so far, as PostgreSQL's server has them for its connections. */

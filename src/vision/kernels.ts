@@ -132,7 +132,7 @@ export function zeroedRoom(bytes: number): number {
 }
 
 /** Copies values in. Returns their address. */
-export function put(values: Uint8Array | Int32Array | Float32Array | Float64Array): number {
+export function put(values: Uint8Array | Int32Array | Uint32Array | Float32Array | Float64Array): number {
   const at = room(values.byteLength);
   heap.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), at);
   return at;

@@ -1,5 +1,5 @@
 /** Is the picture good enough to be trusted? Measured at the saliency network's scale, so that magnification drops out. */
-import { countsAt, doublesAt, kernels, layOut, put, room, zeroedRoom } from './kernels.js';
+import { countsAt, doublesAt, kernels, layOut, put, room } from './kernels.js';
 import { nextTurn } from './raster.js';
 import { measureStain } from './stain.js';
 import type { ImageQuality, RgbImage } from './types.js';
@@ -81,15 +81,10 @@ async function sumsOf({ width, height, data }: RgbImage): Promise<Sums> {
     const rgb = put(data.subarray(from * width * 3, (from + rows) * width * 3));
     const floats = rows * width * Float32Array.BYTES_PER_ELEMENT;
     const [across, smooth] = [room(floats), room(floats)];
-    const sums = zeroedRoom(SUMS * Float64Array.BYTES_PER_ELEMENT);
-    const counts = zeroedRoom(LEVELS * Uint32Array.BYTES_PER_ELEMENT);
+    const [sums, counts] = [put(totals), put(histogram)];
     kernels.measure(rgb, width, rows, top - from, bottom - from, across, smooth, sums, counts);
-    doublesAt(sums, SUMS).forEach((sum, i) => {
-      totals[i] = (totals[i] ?? 0) + sum;
-    });
-    countsAt(counts, LEVELS).forEach((count, level) => {
-      histogram[level] = (histogram[level] ?? 0) + count;
-    });
+    totals.set(doublesAt(sums, SUMS));
+    histogram.set(countsAt(counts, LEVELS));
     await nextTurn();
   }
   const [bright = 0, bright2 = 0, greens = 0, greens2 = 0, clippedPixels = 0, inside = 0, edges = 0, edges2 = 0] =

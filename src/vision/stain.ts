@@ -1,5 +1,5 @@
 /** How strongly, and in which tint, a field is stained: what changes with a new batch of stain, a buffer or a lamp. */
-import { doublesAt, kernels, layOut, put, zeroedRoom } from './kernels.js';
+import { doublesAt, kernels, layOut, put } from './kernels.js';
 import { nextTurn } from './raster.js';
 import type { RgbImage, Stain } from './types.js';
 
@@ -25,11 +25,9 @@ export async function measureStain({ width, height, data }: RgbImage, clearFrom:
     const pixels = Math.min(PIXELS_PER_TURN, width * height - from);
     layOut();
     const rgb = put(data.subarray(from * 3, (from + pixels) * 3));
-    const sums = zeroedRoom(SUMS * Float64Array.BYTES_PER_ELEMENT);
+    const sums = put(totals);
     kernels.stain(rgb, pixels, clearFrom, put(DENSITY), sums);
-    doublesAt(sums, SUMS).forEach((sum, i) => {
-      totals[i] = (totals[i] ?? 0) + sum;
-    });
+    totals.set(doublesAt(sums, SUMS));
     await nextTurn();
   }
   const [clearCount = 0, clearRed = 0, clearGreen = 0, count = 0, sumRed = 0, sumGreen = 0] = totals;
