@@ -7,27 +7,31 @@ Every run in DIR is one of `train.py --leave-out LAB [--without-prior | --withou
 draw the same crops, so they are compared seed by seed. Figures of the laboratory that was left out (centred crops, true scale) and
 of the validation split of the others; mean over the seeds, lowest and highest.
 
-A short training says how fast a part is learnt. What the finished network still makes of its saliency prior is asked of the shipped
-model: on the validation cells with their prior, without one, and with that of another cell. Writes `ablations.json` beside it.
+A short training says how fast a part is learnt. What the finished network makes of its parts is asked of the shipped model, on the
+validation cells: as it is, and with a part of it taken out or replaced, nothing trained anew. Writes `ablations.json` beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .backbone import SwinBlock, WindowAttention
 from .crossval import answers, self_knowledge, summary
 from .data import load_fields
 from .export import load_networks
 from .runs import finished, report_head
+from .sgcldff import SGCLDFF
 from .statistics import mean
 
 PARTS = ("prior", "fusion", "alignment", "attention")
@@ -62,21 +66,69 @@ def variant(plan: dict[str, Any]) -> str:
     return without[0] if without else "whole"
 
 
-# What the finished network is given in place of a cell's prior.
-PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "its own prior": lambda prior: prior,
-    "no prior": torch.zeros_like,
-    "another cell's prior": lambda prior: prior.roll(1, dims=0),
+class EvenAttention(nn.Module):
+    """Window attention that heeds every place of its window alike: a mean, with the learnt values and output."""
+
+    def __init__(self, attention: WindowAttention) -> None:
+        super().__init__()
+        self.qkv, self.out = attention.qkv, attention.out
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """`tokens` (B·windows)×25×C → the same; what a shift made neighbours counts too, so `mask` has no say."""
+        values = self.qkv(tokens).chunk(3, dim=-1)[2]
+        return self.out(values.mean(dim=1, keepdim=True)).expand_as(tokens)
+
+
+def swin_blocks(network: SGCLDFF) -> list[SwinBlock]:
+    return [module for module in network.backbone.modules() if isinstance(module, SwinBlock)]
+
+
+def without_attention(network: SGCLDFF) -> None:
+    network.backbone.attention16 = network.backbone.attention32 = nn.Identity()
+
+
+def with_even_attention(network: SGCLDFF) -> None:
+    for block in swin_blocks(network):
+        block.attention = EvenAttention(block.attention)
+
+
+def without_perceptrons(network: SGCLDFF) -> None:
+    for block in swin_blocks(network):
+        block.gain2.data.zero_()
+
+
+def without_fusion(network: SGCLDFF) -> None:
+    network.fusion.only_deepest = True
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the finished network is given in place of its cells' priors N×160×160, and what is done to a copy of it."""
+
+    prior: Callable[[Tensor], Tensor] = lambda prior: prior
+    network: Callable[[SGCLDFF], None] = lambda network: None
+
+
+CHANGES = {
+    "as it is": Change(),
+    "no prior": Change(prior=torch.zeros_like),
+    "another cell's prior": Change(prior=lambda prior: prior.roll(1, dims=0)),
+    "attention stages passed by": Change(network=without_attention),
+    "attention that heeds all of a window alike": Change(network=with_even_attention),
+    "perceptrons of the attention stages passed by": Change(network=without_perceptrons),
+    "only the deepest layer fused": Change(network=without_fusion),
 }
 
 
 def finished_network(data: Path, runs: Path, model: Path) -> dict[str, dict[str, float]]:
-    """Figures of a shipped model on the validation split, by what it is given as prior."""
+    """Figures of a shipped model on the validation split, by what was changed in it."""
     saliency, network = load_networks(runs, str(model / "saliency.onnx"), str(model / "sg-cldff.onnx"))
     fields = [item for item in load_fields(data, runs / "cache") if item.split == "val"]
     result = {}
-    for name, instead in PRIORS.items():
-        rows = answers(network, saliency, fields, instead=instead)
+    for name, change in CHANGES.items():
+        changed = copy.deepcopy(network)
+        change.network(changed)
+        rows = answers(changed, saliency, fields, instead=change.prior)
         labs = summary(rows)
         result[name] = {
             "pbc accuracy": labs["pbc"]["accuracy"]["value"],
@@ -124,8 +176,8 @@ def table(report: dict[str, Any]) -> str:
 
 def finished_table(figures: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(figures.values())))
-    lines = ["| given | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {given} | " + " | ".join(f"{value:.3f}" for value in entry.values()) + " |" for given, entry in figures.items()]
+    lines = ["| finished network | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {change} | " + " | ".join(f"{value:.3f}" for value in entry.values()) + " |" for change, entry in figures.items()]
     return "\n".join(lines)
 
 

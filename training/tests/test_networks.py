@@ -136,6 +136,41 @@ def test_variants_of_the_ablations_start_from_the_same_weights(lacking: str) -> 
     assert torch.equal(after, after_variant)
 
 
+def test_even_attention_is_window_attention_whose_queries_ask_for_nothing() -> None:
+    from leukodiff_training.ablations import EvenAttention
+    from leukodiff_training.backbone import WindowAttention
+
+    attention = stirred(WindowAttention(8, 2))
+    tokens = torch.randn(3, 25, 8)
+    with torch.no_grad():
+        even = EvenAttention(attention)(tokens, None)
+        assert not torch.allclose(even, attention(tokens, None), atol=1e-3)
+        attention.qkv.weight[:8] = 0
+        attention.qkv.bias[:8] = 0
+        attention.bias.zero_()
+        assert torch.allclose(even, attention(tokens, None), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("attention stages passed by", {"attention": False}),
+        ("only the deepest layer fused", {"fusion": False}),
+    ],
+)
+def test_what_is_taken_out_of_a_finished_network_is_what_its_variant_lacks(
+    network: SGCLDFF, change: str, missing: dict[str, bool]
+) -> None:
+    from leukodiff_training.ablations import CHANGES
+
+    changed, variant = copy.deepcopy(network), SGCLDFF(pretrained=False, **missing).eval()
+    CHANGES[change].network(changed)
+    variant.load_state_dict({name: value for name, value in network.state_dict().items() if name in variant.state_dict()})
+    with torch.no_grad():
+        assert not torch.equal(changed(*inputs()).logits, network(*inputs()).logits)
+        assert torch.equal(changed(*inputs()).logits, variant(*inputs()).logits)
+
+
 def test_shifted_window_does_not_mix_across_the_cut() -> None:
     from leukodiff_training.backbone import SwinBlock
 
