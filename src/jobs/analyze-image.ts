@@ -22,6 +22,7 @@ import {
   type ModelInfo,
   UndecodableImageError,
 } from '../vision/index.js';
+import { announce, endAnalysis, type FinishJobDeps, finishAnalysis } from './finish-analysis.js';
 import { patiently } from './patience.js';
 import { IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT, MAX_IMAGE_RUNS, undecodable } from './problems.js';
 import type { QueueJob } from './queues.js';
@@ -38,14 +39,41 @@ export interface AnalyzeImageDeps {
   readonly shutdown: AbortSignal;
 }
 
+type ImageJob = QueueJob<'leukodiff-images'>;
+
 /** Rejects only for what another run may cure; what is wrong with the image itself is its result. */
-export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukodiff-images'>): Promise<void> {
+export async function analyzeImage(deps: AnalyzeImageDeps, job: ImageJob): Promise<void> {
+  const { analysisId, index } = job.data;
+  await runImage(deps, job, async (result) => {
+    const saved = await patiently(deps.shutdown, () => saveImageResult(deps.db, analysisId, index, result));
+    return saved || null;
+  });
+}
+
+/** The same for an image that nothing but the end of its order waits for: what was found is stored as the order ends, in one transaction. */
+export async function analyzeLastImage(deps: AnalyzeImageDeps & FinishJobDeps, job: ImageJob): Promise<void> {
+  const { analysisId, index } = job.data;
+  const ended = await runImage(deps, job, async (result) => {
+    const finished = await endAnalysis(deps, analysisId, { index, result });
+    return finished?.changed ? finished : null;
+  });
+  if (ended !== null) await announce(deps, ended);
+  // The image failed, or an earlier run had ended it.
+  else await finishAnalysis(deps, analysisId);
+}
+
+/** `store` answers null when nothing was stored, because the analysis has ended or was deleted. */
+async function runImage<Stored>(
+  deps: AnalyzeImageDeps,
+  job: ImageJob,
+  store: (result: ImageResult) => Promise<Stored | null>,
+): Promise<Stored | null> {
   const { db, metrics, log } = deps;
   const { analysisId, index } = job.data;
   const begun = performance.now();
   const stored = <T>(work: () => Promise<T>): Promise<T> => patiently(deps.shutdown, work);
   const task = await stored(() => startImage(db, analysisId, index));
-  if (task === null) return;
+  if (task === null) return null;
   const named = { analysisId, image: index, requestId: task.requestId };
   metrics.stageSeconds.observe(
     { stage: 'queue' },
@@ -65,14 +93,15 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
     });
     for (const [stage, ms] of Object.entries(analysis.timingsMs)) metrics.stageSeconds.observe({ stage }, ms / 1000);
     const result = await timed('encode', () => toImageResult(analysis, deps.vision.model));
-    const saved = await timed('store', () => stored(() => saveImageResult(db, analysisId, index, result)));
-    if (!saved) return;
+    const saved = await timed('store', () => store(result));
+    if (saved === null) return null;
     metrics.images.inc({ outcome: 'completed', reason: 'none' });
     metrics.laboratory.image(task, result);
     log.info(
       { ...named, cells: result.cells.length, durationMs: Math.round(performance.now() - begun) },
       'image analysed',
     );
+    return saved;
   } catch (error) {
     if (error instanceof UndecodableImageError) return await fail(undecodable(error.code, error.message));
     if (deps.shutdown.aborted) return await giveBack(error);
@@ -89,10 +118,11 @@ export async function analyzeImage(deps: AnalyzeImageDeps, job: QueueJob<'leukod
     metrics.busy.dec();
   }
 
-  async function fail(problem: StoredProblem): Promise<void> {
-    if (!(await stored(() => saveImageFailure(db, analysisId, index, problem)))) return;
+  async function fail(problem: StoredProblem): Promise<null> {
+    if (!(await stored(() => saveImageFailure(db, analysisId, index, problem)))) return null;
     metrics.images.inc({ outcome: 'failed', reason: problem.code });
     log.info({ ...named, problem: problem.code }, 'image failed');
+    return null;
   }
 
   async function giveBack(error: unknown): Promise<never> {

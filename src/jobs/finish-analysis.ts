@@ -1,7 +1,4 @@
-/**
- * The job `finish-analysis`: the findings of all images become the result. Runs when every image's job has ended; where there is
- * one image left to wait for, at the end of its job.
- */
+/** The job `finish-analysis`: the findings of all images become the result. Runs when every image's job has ended. */
 import type { Logger } from 'pino';
 import { differential } from '../hematology/differential.js';
 import { cellsOnce } from '../hematology/repeated-images.js';
@@ -18,6 +15,7 @@ import {
   type Finished,
   failAnalysis,
   finishAnalysis as finishInStorage,
+  type LastImage,
   type Outcome,
 } from '../storage/results.js';
 import { patiently } from './patience.js';
@@ -41,15 +39,21 @@ export interface FinishJobDeps extends FinishDeps {
 
 /** May run twice: the first run's result stands, and its deliveries are enqueued again if they are still to be made. */
 export async function finishAnalysis(deps: FinishJobDeps, analysisId: string): Promise<void> {
-  const finished = await patiently(deps.shutdown, () =>
+  const finished = await endAnalysis(deps, analysisId);
+  if (finished !== null) await announce(deps, finished);
+}
+
+/** What is stored of it; `last`: with what was found in its last image. Null: it was deleted. */
+export function endAnalysis(deps: FinishJobDeps, analysisId: string, last?: LastImage): Promise<Finished | null> {
+  return patiently(deps.shutdown, () =>
     finishInStorage(deps.db, analysisId, {
       conclude,
       interrupted: IMAGE_INTERRUPTED,
       eventsOf: (document) => eventsOf(document, deps.publicUrl),
       reportsOf: (document) => (deps.outgoing === undefined ? [] : outgoingReports(document, deps.outgoing)),
+      last,
     }),
   );
-  if (finished !== null) await announce(deps, finished);
 }
 
 /** Ends an analysis that cannot be brought to a result. */
@@ -58,7 +62,8 @@ export async function giveUpAnalysis(deps: FinishDeps, analysisId: string, probl
   if (finished !== null) await announce(deps, finished);
 }
 
-async function announce(
+/** Says that it ended, and has its deliveries made. */
+export async function announce(
   { queues, metrics, log }: FinishDeps,
   { document, laboratory, deliveryIds, reports, changed }: Finished,
 ): Promise<void> {

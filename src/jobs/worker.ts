@@ -11,7 +11,7 @@ import type { Database } from '../storage/database.js';
 import type { ReportChannel } from '../storage/reports.js';
 import type { Sealer } from '../storage/sealing.js';
 import type { ApartVision } from '../vision/apart.js';
-import { analyzeImage } from './analyze-image.js';
+import { analyzeImage, analyzeLastImage } from './analyze-image.js';
 import { type DeliverDeps, deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
 import { imagesAtOnce } from './images-at-once.js';
@@ -72,14 +72,14 @@ export function startWorker(deps: WorkerDeps): JobWorker {
     outgoing: deps.outgoing,
     shutdown: shutdown.signal,
   };
+  const analyzing = { ...finishing, vision: deps.vision };
   const policy = { allow: config.webhookNetworks, ports: config.webhookPorts };
   const agent = createOutboundAgent(policy, deps.resolve);
   const delivering = { ...deps, agent, shutdown: shutdown.signal };
   const workers = [
-    queues.work('leukodiff-images', atOnce, async (job) => {
-      await analyzeImage({ ...deps, shutdown: shutdown.signal }, job);
-      if (job.data.last) await finishAnalysis(finishing, job.data.analysisId);
-    }),
+    queues.work('leukodiff-images', atOnce, (job) =>
+      job.data.last ? analyzeLastImage(analyzing, job) : analyzeImage(analyzing, job),
+    ),
     queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) => finishAnalysis(finishing, job.data.analysisId)),
     queues.work('leukodiff-deliveries', DELIVERY_CONCURRENCY, (job, token) =>
       deliver(delivering, 'prompt', job, token),

@@ -26,7 +26,10 @@ export interface ImageTask {
   readonly site: string | null;
 }
 
-/** Claims an image for a run. Null when there is nothing to do: it is finished, its analysis ended or was deleted. */
+/**
+ * Claims an image for a run. Null when there is nothing to do: it is finished, its analysis ended or was deleted. The claim does not
+ * wait for the disk: where a crash of the server takes it back, the image still waits, and the run goes on.
+ */
 export async function startImage(db: Database, analysisId: string, index: number): Promise<ImageTask | null> {
   if (!isUuid(analysisId)) return null;
   // The order's row before the image's, as everywhere; the stronger lock at once, because two that strengthen it wait for each other.
@@ -38,7 +41,7 @@ export async function startImage(db: Database, analysisId: string, index: number
        UPDATE images SET status = 'processing', attempts = attempts + 1, started_at = coalesce(started_at, now())
          FROM analysis
         WHERE images.analysis_id = analysis.id AND images.index = $2 AND images.status IN ('queued', 'processing')
-       RETURNING attempts),
+       RETURNING attempts, set_config('synchronous_commit', 'off', true)),
      begun AS (
        UPDATE analyses SET status = 'processing', started_at = now() FROM image
         WHERE analyses.id = $1 AND analyses.status = 'queued')
@@ -93,16 +96,39 @@ export async function saveImageResult(
     const written = await writeResult(db.pool, analysisId, index, result);
     if (written !== 'found before') return written === 'stored';
   }
-  return replacing(db, analysisId, index, async (client) => {
-    await writeResult(client, analysisId, index, result);
-    for (let first = CELL_BATCH; first < result.cells.length; first += CELL_BATCH) {
-      await client.query(`WITH image AS (SELECT $1::uuid AS analysis_id, $2::int AS index), ${INSERT_CELLS} SELECT`, [
-        analysisId,
-        index,
-        ...cellColumns(result.cells, first),
-      ]);
-    }
-  });
+  return replacing(db, analysisId, index, (client) => writeInPlace(client, analysisId, index, result));
+}
+
+/** The same in the transaction of a caller who holds the row of the order, which has not ended. */
+export async function writeImageResult(
+  client: pg.PoolClient,
+  analysisId: string,
+  index: number,
+  result: ImageResult,
+): Promise<void> {
+  if (result.cells.length <= CELL_BATCH) {
+    const written = await writeResult(client, analysisId, index, result);
+    if (written !== 'found before') return;
+  }
+  await removeFindings(client, analysisId, index);
+  await writeInPlace(client, analysisId, index, result);
+}
+
+/** Where no findings are. */
+async function writeInPlace(
+  client: pg.PoolClient,
+  analysisId: string,
+  index: number,
+  result: ImageResult,
+): Promise<void> {
+  await writeResult(client, analysisId, index, result);
+  for (let first = CELL_BATCH; first < result.cells.length; first += CELL_BATCH) {
+    await client.query(`WITH image AS (SELECT $1::uuid AS analysis_id, $2::int AS index), ${INSERT_CELLS} SELECT`, [
+      analysisId,
+      index,
+      ...cellColumns(result.cells, first),
+    ]);
+  }
 }
 
 /** Cells, scores and pictures of `image`, which comes before in the same WITH; the columns of `cellColumns` from $3 on. */
@@ -231,17 +257,21 @@ function replacing(
   index: number,
   write: (client: pg.PoolClient) => Promise<void>,
 ): Promise<boolean> {
-  const key = [analysisId, index];
   return inTransaction(db.pool, async (client) => {
     const { rowCount } = await client.query(OPEN_ANALYSIS, [analysisId]);
     if (rowCount === 0) return false;
-    // The image's row first: of two runs at the same time the second one then sees, and replaces, what the first one wrote.
-    await client.query(`UPDATE images SET status = 'processing' WHERE analysis_id = $1 AND index = $2`, key);
-    // Rasters and scores go with their cells.
-    await client.query('DELETE FROM cells WHERE analysis_id = $1 AND image_index = $2', key);
+    await removeFindings(client, analysisId, index);
     await write(client);
     return true;
   });
+}
+
+async function removeFindings(client: pg.PoolClient, analysisId: string, index: number): Promise<void> {
+  const key = [analysisId, index];
+  // The image's row first: of two runs at the same time the second one then sees, and replaces, what the first one wrote.
+  await client.query(`UPDATE images SET status = 'processing' WHERE analysis_id = $1 AND index = $2`, key);
+  // Rasters and scores go with their cells.
+  await client.query('DELETE FROM cells WHERE analysis_id = $1 AND image_index = $2', key);
 }
 
 /**

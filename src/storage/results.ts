@@ -14,6 +14,7 @@ import { type Database, inTransaction } from './database.js';
 import type { AnalysisDocument, StoredProblem } from './documents.js';
 import { addDeliveries, type StoredEvent } from './events.js';
 import { isUuid } from './ids.js';
+import { type ImageResult, writeImageResult } from './image-results.js';
 import { insertReports, type PendingReport, pendingReports, type ReportDraft } from './reports.js';
 
 /** One found cell, as far as the differential and the review rules look at it. */
@@ -61,6 +62,13 @@ export interface FinishOptions {
   readonly eventsOf: (document: AnalysisDocument) => readonly StoredEvent[];
   /** The reports that go to other systems. */
   readonly reportsOf?: (document: AnalysisDocument) => readonly ReportDraft[];
+  /** What is still to be stored of the last image, in the same transaction. */
+  readonly last?: LastImage | undefined;
+}
+
+export interface LastImage {
+  readonly index: number;
+  readonly result: ImageResult;
 }
 
 export interface Finished {
@@ -86,6 +94,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       const reports = await pendingReports(client, id);
       return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: false };
     }
+    if (options.last !== undefined) await writeImageResult(client, id, options.last.index, options.last.result);
     const images = await endedImages(client, id, options.interrupted);
     const completedAt = new Date();
     const repeated = repeatedRows(images);
@@ -143,10 +152,12 @@ async function end(
   const document = toDocument(analysis, images, { ...outcome, completedAt: completedAt.toISOString() });
   const { differential, review, problem } = document;
   await client.query(
-    `UPDATE analyses SET status = $2::status, completed_at = $3, result = $4, total_wbc = $5, review_required = $6,
-            problem = $7 WHERE id = $1 RETURNING pg_notify('${COMPLETED_CHANNEL}', id::text)`,
+    `WITH lines AS (${INSERT_DIFFERENTIAL})
+     UPDATE analyses SET status = $8::status, completed_at = $9, result = $10, total_wbc = $11, review_required = $12,
+            problem = $13 WHERE id = $1 RETURNING pg_notify('${COMPLETED_CHANNEL}', id::text)`,
     [
       id,
+      ...differentialColumns(differential),
       document.status,
       completedAt,
       JSON.stringify(document),
@@ -155,32 +166,37 @@ async function end(
       problem === null ? null : JSON.stringify(problem),
     ],
   );
-  if (differential !== null) await insertDifferential(client, id, differential);
   const receivers = { id, laboratory: analysis.laboratory, callbackUrl: analysis.callbackUrl };
   const deliveryIds = await addDeliveries(client, receivers, eventsOf(document));
   const reports = await insertReports(client, document, reportsOf?.(document) ?? []);
   return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: true };
 }
 
-/** Writes the rows of a differential; those of an earlier one must be gone. */
-export async function insertDifferential(client: pg.PoolClient, id: string, differential: Differential): Promise<void> {
+/** The lines of the differential of analysis $1; the columns of `differentialColumns` from $2 on. */
+const INSERT_DIFFERENTIAL = `
+  INSERT INTO differential_rows (analysis_id, class, count, percent, ci_low, ci_high, absolute_count)
+  SELECT $1, * FROM unnest($2::text[], $3::int[], $4::float8[], $5::float8[], $6::float8[], $7::float8[])`;
+
+/** The parameters $2 to $7 of INSERT_DIFFERENTIAL; no lines where there is no differential. */
+function differentialColumns(differential: Differential | null): unknown[] {
+  const others = differential?.others ?? [];
   const rows = [
-    ...differential.classes,
-    ...differential.others.map((line) => ({ ...line, percent: null, ci95: null, absoluteCount: null })),
+    ...(differential?.classes ?? []),
+    ...others.map((line) => ({ ...line, percent: null, ci95: null, absoluteCount: null })),
   ];
-  await client.query(
-    `INSERT INTO differential_rows (analysis_id, class, count, percent, ci_low, ci_high, absolute_count)
-     SELECT $1, * FROM unnest($2::text[], $3::int[], $4::float8[], $5::float8[], $6::float8[], $7::float8[])`,
-    [
-      id,
-      rows.map((row) => row.class),
-      rows.map((row) => row.count),
-      rows.map((row) => row.percent),
-      rows.map((row) => row.ci95?.low ?? null),
-      rows.map((row) => row.ci95?.high ?? null),
-      rows.map((row) => row.absoluteCount),
-    ],
-  );
+  return [
+    rows.map((row) => row.class),
+    rows.map((row) => row.count),
+    rows.map((row) => row.percent),
+    rows.map((row) => row.ci95?.low ?? null),
+    rows.map((row) => row.ci95?.high ?? null),
+    rows.map((row) => row.absoluteCount),
+  ];
+}
+
+/** Writes the lines of a differential; those of an earlier one must be gone. */
+export async function insertDifferential(client: pg.PoolClient, id: string, differential: Differential): Promise<void> {
+  await client.query(INSERT_DIFFERENTIAL, [id, ...differentialColumns(differential)]);
 }
 
 /** Nothing else writes the analysis, its images or its removal until the transaction ends. Null: it was deleted. */

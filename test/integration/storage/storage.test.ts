@@ -421,6 +421,42 @@ describe('the end of an analysis', () => {
     expect(await rows('deliveries', id)).toBe(1);
   });
 
+  it('stores what was found in the last image with it, all or nothing', async () => {
+    const id = await create({}, [file(), file()]);
+    await analysed(id, 0, [cellFinding('neutrophil')]);
+    await startImage(db, id, 1);
+    const result = await toImageResult(imageAnalysis([cellFinding('lymphocyte')]), TEST_MODEL);
+    const last = { index: 1, result };
+    const eventsOf = () => {
+      throw new Error('the process has lost its mind');
+    };
+    await expect(finishAnalysis(db, id, { ...FINISH, last, eventsOf })).rejects.toThrow('lost its mind');
+    expect(await rows('cells', id)).toBe(1);
+    expect(await getAnalysisDocument(db, 'default', id)).toMatchObject({
+      status: 'processing',
+      images: [{ status: 'completed' }, { status: 'processing' }],
+    });
+    const finished = await finishAnalysis(db, id, { ...FINISH, last });
+    expect(finished).toMatchObject({ changed: true, document: { differential: { totalWbc: 2 } } });
+    expect(await rows('cells', id)).toBe(2);
+    // A second run of the same job finds the end.
+    expect(await finishAnalysis(db, id, { ...FINISH, last })).toMatchObject({ changed: false });
+    expect(await rows('cells', id)).toBe(2);
+  });
+
+  it('stores what was found in the last image in place of what an earlier run found', async () => {
+    const id = await create();
+    await analysed(id, 0, [cellFinding('neutrophil'), cellFinding('neutrophil')]);
+    const result = await toImageResult(
+      imageAnalysis(Array.from({ length: 250 }, () => cellFinding('monocyte'))),
+      TEST_MODEL,
+    );
+    const finished = await finishAnalysis(db, id, { ...FINISH, last: { index: 0, result } });
+    expect(finished?.document.differential?.totalWbc).toBe(250);
+    expect(await rows('cells', id)).toBe(250);
+    expect(await rows('cell_rasters', id)).toBe(250);
+  });
+
   it('completes when some images failed, and names them', async () => {
     const id = await create({}, [file(), file(), file()]);
     await analysed(id, 0, [cellFinding('neutrophil')]);
