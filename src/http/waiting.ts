@@ -1,6 +1,6 @@
 /** Waiting for a result on the client's behalf (`Prefer: wait=N`). */
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { getAnalysisDocument, waitForCompletion } from '../storage/analyses.js';
+import { waitForCompletion } from '../storage/analyses.js';
 import type { Database } from '../storage/database.js';
 import { type LinkedAnalysis, withAnalysisLinks } from './links.js';
 import { preferredWaitSeconds } from './prefer.js';
@@ -24,15 +24,13 @@ export async function finishedWithin(
   const onClose = (): void => left.abort();
   request.raw.socket?.once('close', onClose);
   try {
-    const status = await waitForCompletion(
+    const document = await waitForCompletion(
       database,
       laboratory,
       id,
       seconds * 1000,
       AbortSignal.any([left.signal, request.server.closing]),
     );
-    if (status !== 'completed' && status !== 'failed') return null;
-    const document = await getAnalysisDocument(database, laboratory, id);
     return document === null ? null : withAnalysisLinks(document);
   } finally {
     request.raw.socket?.removeListener('close', onClose);

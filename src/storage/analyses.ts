@@ -166,11 +166,7 @@ export async function getAnalysisDocument(
   id: string,
 ): Promise<AnalysisDocument | null> {
   if (!isUuid(id)) return null;
-  const { rows } = await db.pool.query<{ result: AnalysisDocument | null }>(
-    'SELECT result FROM analyses WHERE id = $1 AND laboratory = $2',
-    [id, laboratory],
-  );
-  const [row] = rows;
+  const row = await resultRow(db, laboratory, id);
   if (row === undefined) return null;
   if (row.result !== null) return row.result;
   const analysis = await db.prisma.analysis.findUnique({
@@ -180,6 +176,19 @@ export async function getAnalysisDocument(
   if (analysis === null) return null;
   // It may have ended between the two queries.
   return (analysis.result as AnalysisDocument | null) ?? toDocument(analysis, analysis.images);
+}
+
+/** Undefined: the laboratory has none such. */
+async function resultRow(
+  db: Database,
+  laboratory: string,
+  id: string,
+): Promise<{ readonly result: AnalysisDocument | null } | undefined> {
+  const { rows } = await db.pool.query<{ result: AnalysisDocument | null }>(
+    'SELECT result FROM analyses WHERE id = $1 AND laboratory = $2',
+    [id, laboratory],
+  );
+  return rows[0];
 }
 
 export type AnalysisRow = Prisma.AnalysisModel;
@@ -332,7 +341,7 @@ export async function countQueued(db: Database): Promise<number> {
 }
 
 /**
- * Waits until the analysis has ended, at most `timeoutMs`. Returns its status then; null: the laboratory has none such.
+ * Waits until the analysis has ended, at most `timeoutMs`, and returns its result; null: it goes on, or the laboratory has none such.
  * An aborted signal ends the wait early.
  */
 export async function waitForCompletion(
@@ -341,7 +350,7 @@ export async function waitForCompletion(
   id: string,
   timeoutMs: number,
   signal?: AbortSignal,
-): Promise<AnalysisStatus | null> {
+): Promise<AnalysisDocument | null> {
   if (!isUuid(id)) return null;
   const deadline = Date.now() + timeoutMs;
   let wake = (): void => undefined;
@@ -352,10 +361,10 @@ export async function waitForCompletion(
       const woken = new Promise<void>((settle) => {
         wake = settle;
       });
-      const row = await db.prisma.analysis.findUnique({ where: { id, laboratory }, select: { status: true } });
+      const row = await resultRow(db, laboratory, id);
       const leftMs = deadline - Date.now();
-      if (row === null || row.status === 'completed' || row.status === 'failed') return row?.status ?? null;
-      if (leftMs <= 0 || signal?.aborted) return row.status;
+      if (row === undefined || row.result !== null) return row?.result ?? null;
+      if (leftMs <= 0 || signal?.aborted) return null;
       const timer = setTimeout(() => wake(), Math.min(leftMs, WAIT_POLL_MS));
       const abort = (): void => wake();
       signal?.addEventListener('abort', abort, { once: true });

@@ -74,7 +74,7 @@ async function post(order: NewAnalysis = {}, laboratory = LAB): Promise<string> 
 }
 
 async function ended(id: string): Promise<void> {
-  expect(await waitForCompletion(test.database, LAB, id, WAIT_MS)).toBe('completed');
+  expect(await waitForCompletion(test.database, LAB, id, WAIT_MS)).toMatchObject({ status: 'completed' });
 }
 
 async function receiver(...given: Parameters<typeof startReceiver>): Promise<Receiver> {
