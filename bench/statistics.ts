@@ -13,7 +13,14 @@ export function quantile(values: readonly number[], q: number): number {
 }
 
 export function spread(values: readonly number[]): Spread {
-  return { median: quantile(values, 0.5), low: Math.min(...values), high: Math.max(...values), rounds: values.length };
+  return { median: median(values), low: Math.min(...values), high: Math.max(...values), rounds: values.length };
+}
+
+/** Of an even number of rounds the mean of the two in the middle: the lower one alone would favour what is measured in the denominator. */
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (place: number): number => sorted[place] ?? Number.NaN;
+  return (at(Math.ceil(sorted.length / 2) - 1) + at(Math.floor(sorted.length / 2))) / 2;
 }
 
 /** As a person reads it: three figures. */

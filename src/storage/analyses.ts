@@ -353,12 +353,12 @@ export async function waitForCompletion(
 ): Promise<AnalysisDocument | null> {
   if (!isUuid(id)) return null;
   const deadline = Date.now() + timeoutMs;
-  let wake = (): void => undefined;
-  const unsubscribe = db.completions.subscribe(id.toLowerCase(), () => wake());
+  let wake = (_result?: AnalysisDocument): void => undefined;
+  const unsubscribe = db.completions.subscribe(id.toLowerCase(), (result) => wake(result));
   try {
     for (;;) {
       // Armed before the look at the row: a notice between the two is not missed.
-      const woken = new Promise<void>((settle) => {
+      const woken = new Promise<AnalysisDocument | undefined>((settle) => {
         wake = settle;
       });
       const row = await resultRow(db, laboratory, id);
@@ -368,9 +368,10 @@ export async function waitForCompletion(
       const timer = setTimeout(() => wake(), Math.min(leftMs, WAIT_POLL_MS));
       const abort = (): void => wake();
       signal?.addEventListener('abort', abort, { once: true });
-      await woken;
+      const result = await woken;
       clearTimeout(timer);
       signal?.removeEventListener('abort', abort);
+      if (result !== undefined) return result;
     }
   } finally {
     unsubscribe();

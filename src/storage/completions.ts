@@ -1,14 +1,20 @@
-/** Tells waiting requests that an analysis ended: one LISTEN connection for the whole process. */
+/** Tells waiting requests that an analysis ended: one LISTEN connection for the whole process, and what ends in it without that way. */
 import pg from 'pg';
 import type { Logger } from 'pino';
+import type { AnalysisDocument } from './documents.js';
 
 /** Notified with the id of an analysis, in the transaction that ends it: PostgreSQL delivers it when that commits. */
 export const COMPLETED_CHANNEL = 'leukodiff_completed';
 const RECONNECT_MS = 1_000;
 
+/** With the result where this process made it. */
+type Listener = (result?: AnalysisDocument) => void;
+
 export interface Completions {
   /** Calls `listener` when the analysis ends; call the returned function to stop. */
-  subscribe(analysisId: string, listener: () => void): () => void;
+  subscribe(analysisId: string, listener: Listener): () => void;
+  /** Tells who waits in this process of a result that is committed. */
+  ended(result: AnalysisDocument): void;
   close(): Promise<void>;
 }
 
@@ -17,7 +23,7 @@ export interface Completions {
  * from time to time.
  */
 export function createCompletions(databaseUrl: string, log: Logger): Completions {
-  const listeners = new Map<string, Set<() => void>>();
+  const listeners = new Map<string, Set<Listener>>();
   let client: pg.Client | null = null;
   let retry: NodeJS.Timeout | null = null;
   let closed = false;
@@ -56,12 +62,15 @@ export function createCompletions(databaseUrl: string, log: Logger): Completions
   return {
     subscribe: (analysisId, listener) => {
       void connect();
-      const set = listeners.get(analysisId) ?? new Set();
+      const set = listeners.get(analysisId) ?? new Set<Listener>();
       listeners.set(analysisId, set.add(listener));
       return () => {
         set.delete(listener);
         if (set.size === 0) listeners.delete(analysisId);
       };
+    },
+    ended: (result) => {
+      for (const listener of listeners.get(result.id) ?? []) listener(result);
     },
     close: async () => {
       closed = true;

@@ -10,6 +10,9 @@ import type { StoredProblem } from './documents.js';
 import { isUuid } from './ids.js';
 import { readImageBytes } from './images.js';
 
+/** Read as it is claimed. A larger image takes long, and the other images of the analysis would wait for its row. */
+const SMALL_BYTES = 256 * 1024;
+
 /** Cells in one statement: keeps it with their PNGs at some megabytes. */
 const CELL_BATCH = 200;
 
@@ -33,7 +36,7 @@ export interface ImageTask {
 export async function startImage(db: Database, analysisId: string, index: number): Promise<ImageTask | null> {
   if (!isUuid(analysisId)) return null;
   // The order's row before the image's, as everywhere; the stronger lock at once, because two that strengthen it wait for each other.
-  const { rows } = await db.pool.query<Omit<ImageTask, 'bytes'>>(
+  const { rows } = await db.pool.query<Omit<ImageTask, 'bytes'> & { readonly bytes: Buffer | null }>(
     `WITH analysis AS (
        SELECT id, microns_per_pixel, request_id, laboratory, site FROM analyses
         WHERE id = $1 AND status IN ('queued', 'processing') FOR NO KEY UPDATE),
@@ -46,14 +49,14 @@ export async function startImage(db: Database, analysisId: string, index: number
        UPDATE analyses SET status = 'processing', started_at = now() FROM image
         WHERE analyses.id = $1 AND analyses.status = 'queued')
      SELECT analysis.microns_per_pixel AS "micronsPerPixel", analysis.request_id AS "requestId", analysis.laboratory,
-            analysis.site, image.attempts
+            analysis.site, image.attempts,
+            (SELECT bytes FROM image_files WHERE analysis_id = $1 AND image_index = $2 AND length(bytes) <= $3) AS bytes
        FROM analysis, image`,
-    [analysisId, index],
+    [analysisId, index, SMALL_BYTES],
   );
   const [claim] = rows;
   if (claim === undefined) return null;
-  // Not in the same statement: a large image takes long, and the other images of the analysis wait for its row.
-  const bytes = await readImageBytes(db, analysisId, index);
+  const bytes = claim.bytes ?? (await readImageBytes(db, analysisId, index));
   return bytes === null ? null : { ...claim, bytes };
 }
 

@@ -85,7 +85,7 @@ export interface Finished {
 /** Ends an analysis: result document, differential rows and delivery in one transaction. Null: it was deleted. */
 export async function finishAnalysis(db: Database, id: string, options: FinishOptions): Promise<Finished | null> {
   if (!isUuid(id)) return null;
-  return inTransaction(db.pool, async (client) => {
+  const finished = await inTransaction(db.pool, async (client) => {
     const analysis = await lockAnalysis(client, id);
     if (analysis === null) return null;
     if (analysis.result !== null) {
@@ -120,6 +120,8 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
     }
     return end(client, { analysis, images, completedAt }, outcome, options);
   });
+  if (finished?.changed) db.completions.ended(finished.document);
+  return finished;
 }
 
 /** Ends an analysis without a result, whatever its images are doing. Null when it had ended or was deleted. */
@@ -130,12 +132,14 @@ export async function failAnalysis(
   eventsOf: FinishOptions['eventsOf'],
 ): Promise<Finished | null> {
   if (!isUuid(id)) return null;
-  return inTransaction(db.pool, async (client) => {
+  const finished = await inTransaction(db.pool, async (client) => {
     const analysis = await lockAnalysis(client, id);
     if (analysis === null || analysis.status === 'completed' || analysis.status === 'failed') return null;
     const images = await endedImages(client, id, problem);
     return end(client, { analysis, images, completedAt: new Date() }, { status: 'failed', problem }, { eventsOf });
   });
+  if (finished !== null) db.completions.ended(finished.document);
+  return finished;
 }
 
 async function end(

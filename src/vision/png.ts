@@ -2,7 +2,8 @@
  * PNG of 8-bit rasters. Small ones, three for every cell, are put together here: libvips takes half a millisecond for the
  * smallest picture and packs a crop no better. Large ones go to libvips, on a thread of its own.
  */
-import { constants, crc32, deflateSync } from 'node:zlib';
+import { promisify } from 'node:util';
+import { constants, crc32, deflate, deflateSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { bytesAt, kernels, layOut, put, room } from './kernels.js';
 import type { GreyImage, RgbImage } from './types.js';
@@ -10,8 +11,12 @@ import type { GreyImage, RgbImage } from './types.js';
 // Decided results of the same size over and over: a middle level keeps the request short and the file small.
 export const PNG = { compressionLevel: 6 } as const;
 
-/** About a millisecond of the event loop's time. */
 const SMALL_PIXELS = 1 << 16;
+/** A crop takes a millisecond, which the event loop has better use for; the mask of a cell less than the way to another thread. */
+const WORTH_A_THREAD = 1 << 15;
+/** Differences of rows leave nothing to search for but runs: this is quicker than any search, and packs a crop tighter. */
+const RUNS = { strategy: constants.Z_RLE } as const;
+const deflateApart = promisify<Uint8Array, typeof RUNS, Buffer>(deflate);
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 const COLOUR_TYPE = { 1: 0, 3: 2 } as const;
 
@@ -43,7 +48,7 @@ function ofRaster({ width, height, data }: GreyImage | RgbImage, channels: Chann
   return sharp(data, { raw: { width, height, channels }, limitInputPixels: false });
 }
 
-function encodeSmall({ width, height, data }: GreyImage | RgbImage, channels: Channels): Buffer {
+async function encodeSmall({ width, height, data }: GreyImage | RgbImage, channels: Channels): Promise<Buffer> {
   const row = width * channels;
   layOut();
   const filtered = room((row + 1) * height);
@@ -54,8 +59,8 @@ function encodeSmall({ width, height, data }: GreyImage | RgbImage, channels: Ch
   header.writeUInt32BE(height, 4);
   header[8] = 8;
   header[9] = COLOUR_TYPE[channels];
-  // Differences of rows leave nothing to search for but runs: this is quicker than any search, and packs a crop tighter.
-  const packed = deflateSync(bytesAt(filtered, (row + 1) * height), { strategy: constants.Z_RLE });
+  const bytes = bytesAt(filtered, (row + 1) * height);
+  const packed = bytes.length < WORTH_A_THREAD ? deflateSync(bytes, RUNS) : await deflateApart(bytes.slice(), RUNS);
   return Buffer.concat([SIGNATURE, chunk('IHDR', header), chunk('IDAT', packed), chunk('IEND', Buffer.alloc(0))]);
 }
 

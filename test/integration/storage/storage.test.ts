@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { toImageResult } from '../../../src/jobs/analyze-image.js';
 import { conclude } from '../../../src/jobs/finish-analysis.js';
@@ -14,7 +15,7 @@ import {
 } from '../../../src/storage/analyses.js';
 import { readBacklog } from '../../../src/storage/backlog.js';
 import { getCellArtefact, getCells } from '../../../src/storage/cells.js';
-import type { Database } from '../../../src/storage/database.js';
+import { type Database, openDatabase } from '../../../src/storage/database.js';
 import {
   ATTEMPTS_PER_DESTINATION,
   claimDelivery,
@@ -511,6 +512,26 @@ describe('the end of an analysis', () => {
     expect((await waiting)?.status).toBe('completed');
     // The notice came, not the look at the row that a waiter takes every second.
     expect(performance.now() - begun).toBeLessThan(900);
+  });
+
+  it('wakes whoever waits for it in another process', async () => {
+    const id = await create();
+    await analysed(id, 0, []);
+    const other = await openDatabase({
+      databaseUrl: db.url,
+      dataDir: '',
+      log: pino({ level: 'silent' }),
+      migrate: false,
+    });
+    try {
+      const begun = performance.now();
+      const waiting = waitForCompletion(db, 'default', id, 20_000);
+      setTimeout(() => void finishAnalysis(other, id, FINISH), 100);
+      expect(await waiting).toEqual(await getAnalysisDocument(db, 'default', id));
+      expect(performance.now() - begun).toBeLessThan(900);
+    } finally {
+      await other.close();
+    }
   });
 
   it('is not awaited longer than asked, or than the waiter stays', async () => {
