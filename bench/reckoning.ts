@@ -2,7 +2,7 @@
 import { coresOf, describe } from './results.js';
 import { type ScaleResult, scaleTargets } from './scale-report.js';
 import { type ServiceResult, targetsOf, verdict } from './service-report.js';
-import { figure, quantile } from './statistics.js';
+import { figure, spread } from './statistics.js';
 
 /** A day's work, and how much of it falls into the busiest hour. */
 export interface Site {
@@ -103,10 +103,7 @@ function sitesOf(service: ServiceResult | undefined, scale: ScaleResult | undefi
     return `${UNMEASURED} \`npm run bench && npm run bench:scale\``;
   }
   const bytes: BytesAnImage = { ...service.storedBytesAnImage, queue: scale.redisBytesAnImage };
-  const rate = quantile(
-    rounds.map(({ imagesPerSecond }) => imagesPerSecond),
-    0.5,
-  );
+  const rate = spread(rounds.map(({ imagesPerSecond }) => imagesPerSecond)).median;
   const { cores } = service.conditions;
   return [
     `A machine of ${coresOf(service.conditions)} does ${figure(rate)} images a second and is planned for ${USED_AT_MOST * 100} % of that. An image takes ` +

@@ -5,7 +5,7 @@ import type { Growth } from './growth.js';
 import { type Reads, type Throughput, WARM_UP_SECONDS } from './load.js';
 import type { Options } from './options.js';
 import { type Conditions, describe } from './results.js';
-import { figure, quantile, type Spread, spread, told } from './statistics.js';
+import { figure, type Spread, spread, told } from './statistics.js';
 
 export interface Throughputs {
   readonly setting: string;
@@ -46,6 +46,7 @@ const atMost = (value: number, target: number): number => (value - target) / tar
 
 const rates = (one: Throughputs | undefined): number[] =>
   one?.rounds.map(({ imagesPerSecond }) => imagesPerSecond) ?? [];
+const middle = (one: Throughputs | undefined): number => spread(rates(one)).median;
 
 /** As a laboratory sends them: a smear is some fifty. */
 const IN_TENS = 'Leukodiff, orders of 10 images';
@@ -53,14 +54,14 @@ const IN_TENS = 'Leukodiff, orders of 10 images';
 /** The targets of issue 5, for two cores. A cost without a knee is one that nowhere exceeds half as much again of what it was before. */
 export function targetsOf(result: ServiceResult): Target[] {
   const ours = result.throughput['Leukodiff'];
-  const service = quantile(rates(ours), 0.5);
-  const inTens = quantile(rates(result.throughput[IN_TENS]), 0.5);
+  const service = middle(ours);
+  const inTens = middle(result.throughput[IN_TENS]);
   const bare = result.bare.imagesPerSecond.median;
   // Those that give the same answer.
   const others = Object.entries(result.throughput).filter(
     ([name]) => !name.startsWith('Leukodiff') && !name.endsWith(THE_LEAST),
   );
-  const fastest = Math.max(...others.map(([, one]) => quantile(rates(one), 0.5)));
+  const fastest = Math.max(...others.map(([, one]) => middle(one)));
   const latency = 1.2 * result.bare.idleMs.median + 15;
   const p99 = Math.max(...(ours?.rounds.map((round) => round.p99) ?? [Number.NaN]));
   const { reads, workerPeakMb, growth } = result;
@@ -143,7 +144,7 @@ export function verdict({ missedBy }: Target): string {
 }
 
 export function serviceReport(result: ServiceResult): string {
-  const service = quantile(rates(result.throughput['Leukodiff']), 0.5);
+  const service = middle(result.throughput['Leukodiff']);
   const bare = result.bare.imagesPerSecond;
   const row = (...cells: string[]): string => `| ${cells.join(' | ')} |`;
   const ratio = (value: number): string => figure(value / service);
