@@ -85,7 +85,7 @@ export interface Finished {
 /** Ends an analysis: result document, differential rows and delivery in one transaction. Null: it was deleted. */
 export async function finishAnalysis(db: Database, id: string, options: FinishOptions): Promise<Finished | null> {
   if (!isUuid(id)) return null;
-  const finished = await inTransaction(db.pool, async (client) => {
+  return ending(db, async (client) => {
     const analysis = await lockAnalysis(client, id);
     if (analysis === null) return null;
     if (analysis.result !== null) {
@@ -120,8 +120,6 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
     }
     return end(client, { analysis, images, completedAt }, outcome, options);
   });
-  if (finished?.changed) db.completions.ended(finished.document);
-  return finished;
 }
 
 /** Ends an analysis without a result, whatever its images are doing. Null when it had ended or was deleted. */
@@ -132,13 +130,21 @@ export async function failAnalysis(
   eventsOf: FinishOptions['eventsOf'],
 ): Promise<Finished | null> {
   if (!isUuid(id)) return null;
-  const finished = await inTransaction(db.pool, async (client) => {
+  return ending(db, async (client) => {
     const analysis = await lockAnalysis(client, id);
     if (analysis === null || analysis.status === 'completed' || analysis.status === 'failed') return null;
     const images = await endedImages(client, id, problem);
     return end(client, { analysis, images, completedAt: new Date() }, { status: 'failed', problem }, { eventsOf });
   });
-  if (finished !== null) db.completions.ended(finished.document);
+}
+
+/** A transaction that ends an analysis; once it is committed, whoever waits in this process is told. */
+async function ending(
+  db: Database,
+  work: (client: pg.PoolClient) => Promise<Finished | null>,
+): Promise<Finished | null> {
+  const finished = await inTransaction(db.pool, work);
+  if (finished?.changed) db.completions.ended(finished.document);
   return finished;
 }
 
