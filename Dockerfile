@@ -62,6 +62,7 @@ LABEL org.opencontainers.image.title="Leukodiff" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV NODE_ENV=production \
     LD_PRELOAD=libjemalloc.so.2 \
+    MALLOC_CONF=lg_tcache_max:20 \
     DATA_DIR=/data \
     PORT=3000
 WORKDIR /app
@@ -94,6 +95,7 @@ LABEL org.opencontainers.image.title="Leukodiff" \
 # The allocator that sharp advises: glibc's is fragmented by pictures that many threads take and give back (docs/decisions/0071).
 ENV NODE_ENV=production \
     LD_PRELOAD=libjemalloc.so.2 \
+    MALLOC_CONF=lg_tcache_max:20 \
     DATA_DIR=/data \
     PORT=3000
 WORKDIR /app

@@ -1,16 +1,19 @@
-/** The bare loop (bare.ts) in a process of its own: what is set and what it answers. */
-import { allocator, start } from './processes.js';
+/** The bare loop (bare.ts) in a process of its own: what is set, what it is told and what it answers. */
+import type { Window } from './load.js';
+import { allocator, start, until } from './processes.js';
 
 export interface BareSetting {
   /** Each in a thread of its own. */
   readonly sessions: number;
   /** Processor threads, all sessions together. */
   readonly threads: number;
-  /** Images on their way at once. */
-  readonly lanes: number;
-  readonly seconds: number;
   /** Most crops in a run; 1: no run is shared. Absent: the service's default. */
   readonly batchCrops?: number;
+}
+
+export interface BareTurn extends Window {
+  /** Images on their way at once. */
+  readonly lanes: number;
 }
 
 export interface BareResult {
@@ -21,13 +24,35 @@ export interface BareResult {
   readonly stagesMs: Readonly<Record<string, number>>;
 }
 
-export async function runBare(setting: BareSetting, env: Readonly<Record<string, string>> = {}): Promise<BareResult> {
-  const program = start('npx', ['tsx', 'bench/bare.ts', JSON.stringify(setting)], { ...allocator(), ...env });
-  const code = await program.ended;
-  const line = program
-    .output()
+export interface BareLoop {
+  run(turn: BareTurn): Promise<BareResult>;
+  stop(): Promise<void>;
+}
+
+/** Rests until it is told a turn. */
+export function openBare(setting: BareSetting, env: Readonly<Record<string, string>> = {}): BareLoop {
+  const program = start(process.execPath, ['--import', 'tsx', 'bench/bare.ts', JSON.stringify(setting)], {
+    ...allocator(),
+    ...env,
+  });
+  let answered = 0;
+  return {
+    run: async (turn) => {
+      program.tell(JSON.stringify(turn));
+      const timeoutMs = (turn.warmUpSeconds + turn.seconds) * 1000 + START_AND_LAST_IMAGES_MS;
+      const line = await until(program, () => answers(program.output())[answered], timeoutMs);
+      answered++;
+      return JSON.parse(line) as BareResult;
+    },
+    stop: () => program.stop(),
+  };
+}
+const START_AND_LAST_IMAGES_MS = 60_000;
+
+/** Whole lines: one may still be on its way. */
+function answers(output: string): string[] {
+  return output
     .split('\n')
-    .find((one) => one.startsWith('{'));
-  if (code !== 0 || line === undefined) throw new Error(`the bare loop ended with ${code}:\n${program.output()}`);
-  return JSON.parse(line) as BareResult;
+    .slice(0, -1)
+    .filter((line) => line.startsWith('{'));
 }

@@ -1,12 +1,13 @@
 /**
- * The bare limit, in a process of its own: decode, both networks and post-processing in a loop; no server, queue or database.
+ * The bare limit, in a process of its own: decode, both networks and post-processing in a loop; no server, queue or database. Told a
+ * turn, it runs it and says what it measured, each as a line of JSON; without turns it rests.
  *
- *     tsx bench/bare.ts '{"sessions":1,"threads":2,"lanes":2,"seconds":5}'     prints what it measured as JSON
+ *     echo '{"lanes":4,"warmUpSeconds":60,"seconds":10}' | node --import tsx bench/bare.ts '{"sessions":2,"threads":2}'
  */
+import { createInterface } from 'node:readline';
 import { MODEL_DIR } from '../test/support/model-dir.js';
-import type { BareResult, BareSetting } from './bare-process.js';
+import type { BareResult, BareSetting, BareTurn } from './bare-process.js';
 import { cameraFrames, MICRONS_PER_PIXEL } from './images.js';
-import { WARM_UP_SECONDS } from './load.js';
 import { quantile } from './statistics.js';
 
 // As the service runs it: the loader of TypeScript wraps every small function, which costs a fifth of the speed.
@@ -21,29 +22,34 @@ const vision = await createVision({
   workers: setting.sessions,
   ...(setting.batchCrops === undefined ? {} : { batchCrops: setting.batchCrops }),
 });
-const stages = new Map<string, number>();
-const latencies: number[] = [];
-const from = performance.now() + WARM_UP_SECONDS * 1000;
-const to = from + setting.seconds * 1000;
 let next = 0;
-const lane = async (): Promise<void> => {
-  while (performance.now() < to) {
-    const begun = performance.now();
-    const { timingsMs } = await vision.analyze(frames[next++ % frames.length] ?? Buffer.alloc(0), {
-      micronsPerPixel: MICRONS_PER_PIXEL,
-    });
-    const now = performance.now();
-    if (now < from || now >= to) continue;
-    latencies.push(now - begun);
-    for (const [stage, ms] of Object.entries(timingsMs)) stages.set(stage, (stages.get(stage) ?? 0) + ms);
-  }
-};
-await Promise.all(Array.from({ length: setting.lanes }, lane));
+for await (const line of createInterface(process.stdin)) {
+  console.log(JSON.stringify(await turn(JSON.parse(line) as BareTurn)));
+}
 await vision.close();
-const result: BareResult = {
-  imagesPerSecond: latencies.length / setting.seconds,
-  p50: quantile(latencies, 0.5),
-  p99: quantile(latencies, 0.99),
-  stagesMs: Object.fromEntries([...stages].map(([stage, ms]) => [stage, ms / latencies.length])),
-};
-console.log(JSON.stringify(result));
+
+async function turn({ lanes, warmUpSeconds, seconds }: BareTurn): Promise<BareResult> {
+  const stages = new Map<string, number>();
+  const latencies: number[] = [];
+  const from = performance.now() + warmUpSeconds * 1000;
+  const to = from + seconds * 1000;
+  const lane = async (): Promise<void> => {
+    while (performance.now() < to) {
+      const begun = performance.now();
+      const { timingsMs } = await vision.analyze(frames[next++ % frames.length] ?? Buffer.alloc(0), {
+        micronsPerPixel: MICRONS_PER_PIXEL,
+      });
+      const now = performance.now();
+      if (now < from || now >= to) continue;
+      latencies.push(now - begun);
+      for (const [stage, ms] of Object.entries(timingsMs)) stages.set(stage, (stages.get(stage) ?? 0) + ms);
+    }
+  };
+  await Promise.all(Array.from({ length: lanes }, lane));
+  return {
+    imagesPerSecond: latencies.length / seconds,
+    p50: quantile(latencies, 0.5),
+    p99: quantile(latencies, 0.99),
+    stagesMs: Object.fromEntries([...stages].map(([stage, ms]) => [stage, ms / latencies.length])),
+  };
+}

@@ -4,7 +4,15 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
 import { MODEL_DIR } from '../test/support/model-dir.js';
-import { type Counts, ordersOf, saturateDirect, saturateQueue, type Target, type Throughput } from './load.js';
+import {
+  type Orders,
+  ordersOf,
+  saturateDirect,
+  saturateQueue,
+  type Target,
+  type Throughput,
+  type Window,
+} from './load.js';
 import { allocator, freePort, logEntry, type Running, start, until } from './processes.js';
 import type { Place, Servers } from './servers.js';
 import { figure } from './statistics.js';
@@ -23,8 +31,8 @@ export interface Started {
   /** Processes whose group uses the processor for it. */
   readonly processes: readonly Running[];
   readonly place: Place;
-  /** With orders of these images. */
-  saturate(frames: readonly Buffer[], seconds: number): Promise<Throughput>;
+  /** With orders of these images; returns when all of them are done. */
+  saturate(frames: readonly Buffer[], window: Window): Promise<Throughput>;
   stop(): Promise<void>;
 }
 
@@ -60,14 +68,35 @@ export async function serviceTarget(running: Running): Promise<Target> {
   return { address: String(address), headers: {} };
 }
 
-export const counted = (place: Place) => async (): Promise<Counts> => {
-  const [row] = await place.query<{ done: string; failed: string; waiting: string }>(
-    `SELECT count(*) FILTER (WHERE status = 'completed') AS done, count(*) FILTER (WHERE status = 'failed') AS failed,
-              count(*) FILTER (WHERE status IN ('queued', 'processing')) AS waiting FROM images`,
+/** Images of the service that are not done. Asked many times a second: an index answers it. */
+export async function waitingIn(place: Place): Promise<number> {
+  const [row] = await place.query<{ waiting: string }>(
+    `SELECT count(*) AS waiting FROM images WHERE status IN ('queued', 'processing')`,
+  );
+  return Number(row?.waiting);
+}
+
+/** @throws Error when an image failed: nothing that is measured here may */
+export async function doneIn(place: Place): Promise<number> {
+  const [row] = await place.query<{ done: string; failed: string }>(
+    `SELECT count(*) FILTER (WHERE status = 'completed') AS done, count(*) FILTER (WHERE status = 'failed') AS failed FROM images`,
   );
   if (Number(row?.failed) > 0) throw new Error(`${row?.failed} images failed`);
-  return { done: Number(row?.done), waiting: Number(row?.waiting) };
-};
+  return Number(row?.done);
+}
+
+/** Fills the service's queue with orders; fails when an image does. */
+export async function saturateService(
+  target: Target,
+  place: Place,
+  orders: Orders,
+  window: Window,
+  depth = DEPTH,
+): Promise<Throughput> {
+  const result = await saturateQueue(target, orders, depth, window, () => waitingIn(place));
+  await doneIn(place);
+  return result;
+}
 
 export interface ServiceOptions {
   readonly queue?: 'postgres' | 'redis';
@@ -104,8 +133,7 @@ export function service(
         target,
         place,
         processes: [running],
-        saturate: (frames, seconds) =>
-          saturateQueue(target, ordersOf(frames, imagesPerOrder), DEPTH, seconds, counted(place)),
+        saturate: (frames, window) => saturateService(target, place, ordersOf(frames, imagesPerOrder), window),
         stop: async () => {
           await running.stop();
           await place.drop();
@@ -209,21 +237,20 @@ export function peer(
       const [front] = processes;
       if (front === undefined) throw new Error('nothing was started');
       await until(front, () => answers(`${target.address}/health`));
-      const count = async (): Promise<Counts> => {
-        const [row] = await place.query<{ done: string; waiting: string }>(
-          `SELECT count(*) FILTER (WHERE status = 'completed') AS done,
-                  count(*) FILTER (WHERE status = 'queued') AS waiting FROM peer_images`,
+      const waiting = async (): Promise<number> => {
+        const [row] = await place.query<{ waiting: string }>(
+          `SELECT count(*) AS waiting FROM peer_images WHERE status = 'queued'`,
         );
-        return { done: Number(row?.done), waiting: Number(row?.waiting) };
+        return Number(row?.waiting);
       };
       return {
         target,
         place,
         processes,
-        saturate: (frames, seconds) =>
+        saturate: (frames, window) =>
           kind === 'queued'
-            ? saturateQueue(target, ordersOf(frames), DEPTH, seconds, count)
-            : saturateDirect(target, ordersOf(frames), Math.max(2, 2 * workers), seconds),
+            ? saturateQueue(target, ordersOf(frames), DEPTH, window, waiting)
+            : saturateDirect(target, ordersOf(frames), Math.max(2, 2 * workers), window),
         stop: async () => {
           await Promise.all(processes.map((one) => one.stop()));
           await place.drop();
@@ -247,6 +274,9 @@ export interface Tuned {
   readonly tried: readonly { readonly setting: string; readonly imagesPerSecond: number }[];
 }
 
+/** Of a trial: a peer has nothing to compile. */
+const TRIAL_WARM_UP_SECONDS = 5;
+
 /** The best of a peer's settings by a short trial of each. */
 export async function tuned(
   servers: Servers,
@@ -260,7 +290,7 @@ export async function tuned(
     const contestant = peer(servers, kind, which);
     const started = await contestant.start();
     try {
-      const { imagesPerSecond } = await started.saturate(frames, seconds);
+      const { imagesPerSecond } = await started.saturate(frames, { warmUpSeconds: TRIAL_WARM_UP_SECONDS, seconds });
       tried.push({ setting: contestant.setting, imagesPerSecond, which });
       console.log(`  ${contestant.name}, ${contestant.setting}: ${figure(imagesPerSecond)} images/s`);
     } finally {

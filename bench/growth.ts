@@ -1,6 +1,6 @@
 /** Whether cost grows linearly: with the images of an analysis, and with the analyses in the tables. */
-import { counted, service } from './contestants.js';
-import { Client, formOf, type Reads, readAgain, type Target } from './load.js';
+import { doneIn, service } from './contestants.js';
+import { Client, formOf, type Reads, readAgain, SHORT_WARM_UP_SECONDS, type Target } from './load.js';
 import type { Place, Servers } from './servers.js';
 import { figure, quantile } from './statistics.js';
 
@@ -8,6 +8,7 @@ const SIZES = [1, 10, 100, 1000] as const;
 /** Repeats, so that small analyses are measured over enough images too. */
 const REPEATS: Readonly<Record<number, number>> = { 1: 20, 10: 5, 100: 2, 1000: 3 };
 const ANALYSES = 100_000;
+const READERS = 8;
 
 export interface Growth {
   /** Milliseconds an image, from the order to its result, with images that cost the networks nothing. */
@@ -80,14 +81,15 @@ async function look(
   const reads: Reads = await readAgain(
     target,
     rows.map(({ id }) => `/analyses/${id}`),
-    2,
+    { warmUpSeconds: SHORT_WARM_UP_SECONDS, seconds: 2 },
+    READERS,
   );
   const lists: number[] = [];
   for (let n = 0; n < 20; n++) lists.push((await client.get('/analyses?limit=50')).ms);
   const [size] = await place.query<{ analyses: string; bytes: string }>(
     'SELECT (SELECT count(*) FROM analyses) AS analyses, pg_database_size(current_database()) AS bytes',
   );
-  await counted(place)();
+  await doneIn(place);
   return {
     analyses: Number(size?.analyses),
     msOfTen: quantile(times, 0.5),

@@ -1,43 +1,62 @@
 /**
  * `npm run bench`: what the service costs on top of the networks' own arithmetic, and what others cost who do the same job.
  *
- *     npm run bench                             three rounds of ten seconds, about a quarter of an hour
+ *     npm run bench                             six rounds of six seconds, about half an hour
  *     npm run bench -- --rounds 1 --seconds 5   a quick look
  *
- * Contestants run one after the other in every round, so that a machine that gets slower does so for all. Everything goes to
- * bench/results: service.json, service.md, throughput.svg.
+ * All contestants are started and warmed up once; then they take turns of some seconds, and who has no turn stands still. What counts are
+ * ratios within a round, so that a machine that gets slower does so for all. Everything goes to bench/results: service.json,
+ * service.md, throughput.svg.
  */
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { sizingFor } from '../src/vision/sizing.js';
-import { type BareSetting, runBare } from './bare-process.js';
+import { type BareSetting, openBare } from './bare-process.js';
 import { barChart } from './chart.js';
 import {
   type Contestant,
-  counted,
+  doneIn,
   emptyRedis,
   leukodiff,
   type PeerKind,
   peer,
+  type Started,
+  saturateService,
   service,
   serviceTarget,
   type Tuned,
   tuned,
+  waitingIn,
 } from './contestants.js';
 import { growth } from './growth.js';
 import { cameraFrames, largeFields, tinyFields } from './images.js';
-import { Client, formOf, ordersOf, readAgain, saturateQueue, WARM_UP_SECONDS } from './load.js';
+import {
+  Client,
+  formOf,
+  ordersOf,
+  type Reads,
+  readAgain,
+  SHORT_WARM_UP_SECONDS,
+  type Throughput,
+  TURN_WARM_UP_SECONDS,
+  WARM_UP_SECONDS,
+} from './load.js';
 import { readOptions } from './options.js';
 import { logEntry, peakMemoryMb } from './processes.js';
-import { conditions, describe, resultFile, writeResult } from './results.js';
+import { busyCores, conditions, describe, resultFile, writeResult } from './results.js';
 import { type Place, startServers } from './servers.js';
-import { type ServiceResult, serviceReport, type Throughputs } from './service-report.js';
-import { figure, quantile, spread } from './statistics.js';
+import { type ServiceResult, serviceReport } from './service-report.js';
+import { figure, median, quantile, spread } from './statistics.js';
 
-const options = readOptions({ rounds: 3, seconds: 10 });
+const options = readOptions({ rounds: 6, seconds: 6 });
 const cores = availableParallelism();
 const measuredUnder = conditions();
 const begun = performance.now();
+const turn = { warmUpSeconds: TURN_WARM_UP_SECONDS, seconds: options.seconds };
+/** Who reads at once; each asks again when it is answered. */
+const READERS = [4, 8, 16];
+/** Of a program that has done nothing yet; its first turn tells nothing. */
+const firstTurn = { warmUpSeconds: WARM_UP_SECONDS - 1, seconds: 1 };
 
 const heading = (text: string): void => {
   console.log(`\n── ${text} (${Math.round((performance.now() - begun) / 1000)} s)`);
@@ -52,23 +71,29 @@ try {
 
   heading('the bare limit: which setting is best');
   // One session with all cores, and one on each core; images on their way at once as many as cores, and twice that.
-  const candidates = [
-    { sessions: 1, threads: cores, lanes: cores },
-    { sessions: 1, threads: cores, lanes: 2 * cores },
-    { sessions: cores, threads: cores, lanes: cores },
-    { sessions: cores, threads: cores, lanes: 2 * cores },
-  ];
-  const trials: { setting: Omit<BareSetting, 'seconds'>; imagesPerSecond: number }[] = [];
-  for (const setting of candidates) {
-    const { imagesPerSecond } = await runBare({ ...setting, seconds: trial });
-    trials.push({ setting, imagesPerSecond });
-    console.log(`  ${JSON.stringify(setting)}: ${figure(imagesPerSecond)} images/s`);
+  const bareSettings: BareSetting[] = [
+    { sessions: 1, threads: cores },
+    { sessions: cores, threads: cores },
+  ].filter((one, i, all) => all.findIndex(({ sessions }) => sessions === one.sessions) === i);
+  const loops = bareSettings.map((setting) => ({ setting, loop: openBare(setting) }));
+  const tried = [];
+  for (const { setting, loop } of loops) {
+    await loop.run({ lanes: 2 * cores, ...firstTurn });
+    for (const lanes of [cores, 2 * cores]) {
+      const { imagesPerSecond } = await loop.run({ lanes, warmUpSeconds: TURN_WARM_UP_SECONDS, seconds: trial });
+      tried.push({ setting: { ...setting, lanes }, imagesPerSecond, loop });
+      console.log(`  ${JSON.stringify({ ...setting, lanes })}: ${figure(imagesPerSecond)} images/s`);
+    }
   }
   // A short trial tells the good from the bad, not the best of two good ones: both run in every round.
-  const promising = [...trials]
+  const promising = [...tried]
     .sort((a, b) => b.imagesPerSecond - a.imagesPerSecond)
     .slice(0, 2)
-    .map(({ setting }) => ({ setting, rounds: [] as number[] }));
+    .map(({ setting, loop }) => ({ setting, loop, rounds: [] as number[] }));
+  // Alone on the machine, with all cores for its one image: as the service does it when idle.
+  const { sessions } = sizingFor(cores, 'cpu');
+  const idleLoop = loops.find(({ setting }) => setting.sessions === sessions)?.loop;
+  if (idleLoop === undefined) throw new Error(`no bare loop of ${sessions} sessions`);
 
   heading('peers: which setting is best');
   const contestants: Contestant[] = [service(servers), service(servers, { imagesPerOrder: 10 })];
@@ -86,46 +111,56 @@ try {
   }
   if (quickest !== undefined) contestants.push(peer(servers, quickest.kind, quickest.choice.best, 'least'));
 
+  heading('all are started and warmed up');
+  const running: { contestant: Contestant; started: Started; rounds: Throughput[] }[] = [];
+  for (const contestant of contestants) {
+    const started = await contestant.start();
+    running.push({ contestant, started, rounds: [] });
+    const { imagesPerSecond } = await started.saturate(frames, firstTurn);
+    // Some look around a hundred times a second for something to do.
+    for (const one of started.processes) one.pause();
+    console.log(`  ${contestant.name}: ${figure(imagesPerSecond)} images/s`);
+  }
+  const restingCores = busyCores();
+  console.log(`  while all stand still, ${figure(restingCores)} cores are busy`);
+
   const bareIdle: number[] = [];
   const idle: number[] = [];
-  const measured: Record<string, Throughputs> = {};
-  let storedBytesAnImage = { pictures: Number.NaN, numbers: Number.NaN };
   for (let round = 1; round <= options.rounds; round++) {
     heading(`round ${round} of ${options.rounds}`);
-    for (const { setting, rounds } of promising) {
-      rounds.push((await runBare({ ...setting, seconds: options.seconds })).imagesPerSecond);
+    for (const { loop, setting, rounds } of promising) {
+      rounds.push((await loop.run({ lanes: setting.lanes, ...turn })).imagesPerSecond);
     }
-    // Alone on the machine, with all cores for its one image: as the service does it when idle.
-    const { sessions } = sizingFor(cores, 'cpu');
-    bareIdle.push((await runBare({ sessions, threads: cores, lanes: 1, seconds: trial })).p50);
+    bareIdle.push((await idleLoop.run({ lanes: 1, warmUpSeconds: TURN_WARM_UP_SECONDS, seconds: trial })).p50);
     console.log(
       `  bare: ${promising.map(({ rounds }) => figure(rounds.at(-1) ?? 0)).join(' and ')} images/s; ` +
         `one image alone ${figure(bareIdle.at(-1) ?? 0)} ms`,
     );
-    for (const contestant of contestants) {
-      const started = await contestant.start();
-      try {
-        if (contestant.name === 'Leukodiff') {
-          idle.push(await idleLatency(started.target, forms, trial));
-          console.log(`  Leukodiff, one image when idle: ${figure(idle.at(-1) ?? 0)} ms`);
-        }
-        const result = await started.saturate(frames, options.seconds);
-        if (contestant.name === 'Leukodiff') storedBytesAnImage = await storedBytes(started.place);
-        measured[contestant.name] ??= { setting: contestant.setting, rounds: [] };
-        measured[contestant.name]?.rounds.push(result);
-        const { imagesPerSecond, p50, p99 } = result;
-        console.log(
-          `  ${contestant.name}: ${figure(imagesPerSecond)} images/s, answers ${figure(p50)} ms, p99 ${figure(p99)} ms`,
-        );
-      } finally {
-        await started.stop();
+    for (const { contestant, started, rounds } of running) {
+      for (const one of started.processes) one.resume();
+      if (contestant.name === 'Leukodiff') {
+        idle.push(await idleLatency(started.target, forms, trial));
+        console.log(`  Leukodiff, one image when idle: ${figure(idle.at(-1) ?? 0)} ms`);
       }
+      const result = await started.saturate(frames, turn);
+      rounds.push(result);
+      for (const one of started.processes) one.pause();
+      console.log(
+        `  ${contestant.name}: ${figure(result.imagesPerSecond)} images/s, answers ${figure(quantile(result.latenciesMs, 0.5))} ms`,
+      );
     }
   }
+  const [first] = running;
+  if (first === undefined) throw new Error('nobody is measured');
+  const storedBytesAnImage = await storedBytes(first.started.place);
+  for (const { loop } of loops) await loop.stop();
+  for (const { started } of running) await started.stop();
 
   heading('reads');
   const reads = await measureReads(forms);
-  console.log(`  ${figure(reads.perSecond)} a second, p99 ${figure(reads.p99)} ms`);
+  for (const { connections, perSecond, p99 } of reads) {
+    console.log(`  ${connections} connections: ${figure(perSecond)} a second, p99 ${figure(p99)} ms`);
+  }
 
   heading('memory of a worker with images of 12 megapixels');
   const workerPeakMb = await measureMemory();
@@ -134,16 +169,26 @@ try {
   heading('growth: images in an analysis, analyses in the tables');
   const grown = await growth(servers, await tinyFields(1000), (text) => console.log(`  ${text}`));
 
-  const [limit] = promising
-    .map(({ setting, rounds }) => ({ setting, imagesPerSecond: spread(rounds) }))
-    .sort((a, b) => b.imagesPerSecond.median - a.imagesPerSecond.median);
+  const [limit] = [...promising].sort((a, b) => median(b.rounds) - median(a.rounds));
   if (limit === undefined) throw new Error('no setting');
   const result: ServiceResult = {
     conditions: measuredUnder,
     options,
-    bare: { ...limit, trials, idleMs: spread(bareIdle) },
-    idleMs: spread(idle),
-    throughput: measured,
+    restingCores,
+    bare: {
+      setting: limit.setting,
+      trials: tried.map(({ setting, imagesPerSecond }) => ({ setting, imagesPerSecond })),
+      rounds: limit.rounds,
+      idleMs: bareIdle,
+    },
+    idleMs: idle,
+    throughput: Object.fromEntries(
+      running.map(({ contestant: { name, setting }, rounds }) => {
+        const latencies = rounds.flatMap(({ latenciesMs }) => latenciesMs);
+        const imagesPerSecond = rounds.map((round) => round.imagesPerSecond);
+        return [name, { setting, imagesPerSecond, p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99) }];
+      }),
+    ),
     peers,
     reads,
     workerPeakMb,
@@ -155,10 +200,10 @@ try {
   const report = serviceReport(result);
   writeFileSync(resultFile('service.md'), report);
   const bars = [
-    { name: 'bare loop, no server', spread: result.bare.imagesPerSecond, ours: true },
-    ...Object.entries(measured).map(([name, { rounds }]) => ({
+    { name: 'bare loop, no server', spread: spread(result.bare.rounds), ours: true },
+    ...Object.entries(result.throughput).map(([name, { imagesPerSecond }]) => ({
       name,
-      spread: spread(rounds.map(({ imagesPerSecond }) => imagesPerSecond)),
+      spread: spread(imagesPerSecond),
       ours: name.startsWith('Leukodiff'),
     })),
   ];
@@ -175,7 +220,7 @@ async function idleLatency(
 ): Promise<number> {
   const client = new Client(target, 1);
   const latencies: number[] = [];
-  const from = performance.now() + WARM_UP_SECONDS * 1000;
+  const from = performance.now() + TURN_WARM_UP_SECONDS * 1000;
   const to = from + seconds * 1000;
   for (let n = 0; performance.now() < to; n++) {
     const { status, ms, text } = await client.post(forms[n % forms.length] ?? Buffer.alloc(0), { prefer: 'wait=60' });
@@ -186,14 +231,17 @@ async function idleLatency(
   return quantile(latencies, 0.5);
 }
 
-async function measureReads(forms: readonly Buffer[]) {
+async function measureReads(forms: readonly Buffer[]): Promise<Reads[]> {
   const started = await service(servers).start();
   try {
     const client = new Client(started.target, 2);
     const answers = await Promise.all(forms.map((form) => client.post(form, { prefer: 'wait=60' })));
     await client.close();
     const paths = answers.map(({ text }) => `/analyses/${(JSON.parse(text) as { id: string }).id}`);
-    return await readAgain(started.target, paths, options.seconds);
+    const window = { warmUpSeconds: SHORT_WARM_UP_SECONDS, seconds: options.seconds };
+    const reads: Reads[] = [];
+    for (const connections of READERS) reads.push(await readAgain(started.target, paths, window, connections));
+    return reads;
   } finally {
     await started.stop();
   }
@@ -201,7 +249,7 @@ async function measureReads(forms: readonly Buffer[]) {
 
 /** Of an image that is done, tables and indexes; those that still wait have no pictures of results yet and count by their share. */
 async function storedBytes(place: Place): Promise<{ pictures: number; numbers: number }> {
-  const { done, waiting } = await counted(place)();
+  const [done, waiting] = [await doneIn(place), await waitingIn(place)];
   const sizes = await place.query<{ name: string; bytes: string }>(
     'SELECT relname AS name, pg_total_relation_size(relid) AS bytes FROM pg_stat_user_tables',
   );
@@ -227,7 +275,8 @@ async function measureMemory(): Promise<number> {
   try {
     await logEntry(worker, 'working');
     const orders = ordersOf(await largeFields(2));
-    await saturateQueue(await serviceTarget(api), orders, 2 * cores, Math.max(8, options.seconds), counted(place));
+    const window = { warmUpSeconds: SHORT_WARM_UP_SECONDS, seconds: Math.max(8, options.seconds) };
+    await saturateService(await serviceTarget(api), place, orders, window, 2 * cores);
     return peakMemoryMb(worker.pid);
   } finally {
     await Promise.all([api.stop(), worker.stop()]);

@@ -12,8 +12,13 @@ const TICKS_PER_SECOND = 100;
 export interface Running {
   readonly pid: number;
   readonly output: () => string;
+  /** Writes a line to its standard input. */
+  readonly tell: (line: string) => void;
   /** Resolves with the exit code. */
   readonly ended: Promise<number | null>;
+  /** Stands still, with all its children, until `resume`. */
+  pause(): void;
+  resume(): void;
   stop(): Promise<void>;
 }
 
@@ -25,7 +30,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => 
 export function start(command: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Running {
   const child = spawn(command, args, {
     env: { PATH: process.env['PATH'] ?? '', HOME: process.env['HOME'] ?? '/', ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: 'pipe',
     detached: true,
   });
   started.add(child);
@@ -56,8 +61,12 @@ export function start(command: string, args: readonly string[], env: Readonly<Re
   return {
     pid,
     output: () => text,
+    tell: (line) => child.stdin.write(`${line}\n`),
     ended,
+    pause: () => signal('SIGSTOP'),
+    resume: () => signal('SIGCONT'),
     stop: async () => {
+      signal('SIGCONT');
       child.kill('SIGTERM');
       await Promise.race([ended, sleep(STOP_TIMEOUT_MS, undefined, { ref: false })]);
       signal('SIGKILL');
@@ -210,7 +219,9 @@ function statsIn(folder: string): Stat[] {
 /** The image's allocator (Dockerfile), or the next best where it is not installed. */
 export function allocator(): Readonly<Record<string, string>> {
   const known = existsSync('/sbin/ldconfig') ? execFileSync('/sbin/ldconfig', ['-p'], { encoding: 'utf8' }) : '';
-  return known.includes(JEMALLOC) ? { LD_PRELOAD: JEMALLOC } : { MALLOC_ARENA_MAX: '2' };
+  return known.includes(JEMALLOC)
+    ? { LD_PRELOAD: JEMALLOC, MALLOC_CONF: 'lg_tcache_max:20' }
+    : { MALLOC_ARENA_MAX: '2' };
 }
 const JEMALLOC = 'libjemalloc.so.2';
 

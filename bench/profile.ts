@@ -9,10 +9,10 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { counted, service } from './contestants.js';
+import { doneIn, service } from './contestants.js';
 import { type CpuProfile, callTree, flameGraph, selfTimes } from './flame.js';
 import { cameraFrames } from './images.js';
-import { WARM_UP_SECONDS } from './load.js';
+import { SHORT_WARM_UP_SECONDS, WARM_UP_SECONDS } from './load.js';
 import { readOptions } from './options.js';
 import { type Part, secondsByPart, secondsWithChildren } from './processes.js';
 import { conditions, describe, resultFile } from './results.js';
@@ -39,8 +39,8 @@ try {
   mkdirSync(folder);
   const profiled = service(servers, { nodeFlags: ['--cpu-prof', `--cpu-prof-dir=${folder}`] });
   const started = await profiled.start();
-  await started.saturate(frames, seconds);
-  const { done } = await counted(started.place)();
+  await started.saturate(frames, { warmUpSeconds: SHORT_WARM_UP_SECONDS, seconds });
+  const done = await doneIn(started.place);
   // Node writes the profiles when the process ends.
   await started.stop();
   const sections = readdirSync(folder)
@@ -94,10 +94,10 @@ async function partsOf(imagesPerOrder: number, frames: readonly Buffer[]): Promi
     parts: secondsByPart(pid),
     postgres: secondsWithChildren(servers.postgresPid),
     client: process.cpuUsage(),
-    done: (await counted(started.place)()).done,
+    done: await doneIn(started.place),
   });
   try {
-    const load = started.saturate(frames, seconds);
+    const load = started.saturate(frames, { warmUpSeconds: WARM_UP_SECONDS, seconds });
     await sleep(WARM_UP_SECONDS * 1000);
     const before = await now();
     await sleep(seconds * 1000 - 500);

@@ -2,7 +2,7 @@
 import { coresOf, describe } from './results.js';
 import { type ScaleResult, scaleTargets } from './scale-report.js';
 import { type ServiceResult, targetsOf, verdict } from './service-report.js';
-import { figure, spread } from './statistics.js';
+import { figure, median } from './statistics.js';
 
 /** A day's work, and how much of it falls into the busiest hour. */
 export interface Site {
@@ -98,12 +98,12 @@ function figuresOfScale(scale: ScaleResult | undefined): string {
 }
 
 function sitesOf(service: ServiceResult | undefined, scale: ScaleResult | undefined): string {
-  const rounds = service?.throughput['Leukodiff']?.rounds;
-  if (service === undefined || rounds === undefined || scale === undefined) {
+  const rates = service?.throughput['Leukodiff']?.imagesPerSecond;
+  if (service === undefined || rates === undefined || scale === undefined) {
     return `${UNMEASURED} \`npm run bench && npm run bench:scale\``;
   }
   const bytes: BytesAnImage = { ...service.storedBytesAnImage, queue: scale.redisBytesAnImage };
-  const rate = spread(rounds.map(({ imagesPerSecond }) => imagesPerSecond)).median;
+  const rate = median(rates);
   const { cores } = service.conditions;
   return [
     `A machine of ${coresOf(service.conditions)} does ${figure(rate)} images a second and is planned for ${USED_AT_MOST * 100} % of that. An image takes ` +

@@ -40,7 +40,7 @@ const LOOK_MS = 2000;
  * How many cores are busy while this program waits. The load average would still tell of the build that went before; it stands in
  * where there is no /proc.
  */
-function busyCores(): number {
+export function busyCores(): number {
   const before = machineSeconds();
   if (Number.isNaN(before)) return loadavg()[0] ?? Number.NaN;
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOOK_MS);

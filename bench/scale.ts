@@ -11,9 +11,9 @@ import { Redis } from 'ioredis';
 import { openQueues, type Queues } from '../src/jobs/queues.js';
 import { createLogger } from '../src/observability/logger.js';
 import { uuidv7 } from '../src/storage/ids.js';
-import { counted, emptyRedis, leukodiff, serviceTarget } from './contestants.js';
+import { emptyRedis, leukodiff, saturateService, serviceTarget } from './contestants.js';
 import { cameraFrames, tinyFields } from './images.js';
-import { type Orders, ordersOf, saturateQueue } from './load.js';
+import { type Orders, ordersOf, SHORT_WARM_UP_SECONDS } from './load.js';
 import { readOptions } from './options.js';
 import { cpuSeconds, logEntry, machineSeconds, type Running, start, until } from './processes.js';
 import { conditions, resultFile, writeResult } from './results.js';
@@ -25,6 +25,7 @@ import { figure, quantile, spread } from './statistics.js';
 const options = readOptions({ rounds: 3, seconds: 10 });
 const cores = availableParallelism();
 const measuredUnder = conditions();
+const window = { warmUpSeconds: SHORT_WARM_UP_SECONDS, seconds: options.seconds };
 const SLEEP_MS = 25;
 const SLEEPERS = Math.max(2, cores);
 
@@ -93,7 +94,7 @@ async function realWorkers(count: number, orders: Orders): Promise<RealRun> {
     await Promise.all(workers.map((worker) => logEntry(worker, 'working')));
     const target = await serviceTarget(api);
     const [begun, before] = [performance.now(), machineSeconds()];
-    const { imagesPerSecond } = await saturateQueue(target, orders, 64, options.seconds, counted(place));
+    const { imagesPerSecond } = await saturateService(target, place, orders, window);
     const busyCores = (machineSeconds() - before) / ((performance.now() - begun) / 1000);
     return { imagesPerSecond, busyCores };
   } finally {
@@ -198,13 +199,7 @@ async function sleepersWithStorage(): Promise<ScaleResult['stored']> {
     await Promise.all(workers.map((one) => until(one, () => saysWorking(one))));
     // Ten images an order: what a laboratory sends.
     const orders = ordersOf(await tinyFields(100), 10);
-    const { imagesPerSecond } = await saturateQueue(
-      await serviceTarget(api),
-      orders,
-      1_000,
-      options.seconds,
-      counted(place),
-    );
+    const { imagesPerSecond } = await saturateService(await serviceTarget(api), place, orders, window, 1_000);
     return { workers: SLEEPERS, lanes, sleepMs: SLEEP_MS, imagesPerSecond };
   } finally {
     await Promise.all([api, ...workers].map((one) => one.stop()));

@@ -1,30 +1,41 @@
 /** What `npm run bench` measured, as a page: figures, ratios, and each target met or missed by how much. */
-import type { BareSetting } from './bare-process.js';
+import type { BareSetting, BareTurn } from './bare-process.js';
 import { THE_LEAST } from './contestants.js';
 import type { Growth } from './growth.js';
-import { type Reads, type Throughput, WARM_UP_SECONDS } from './load.js';
+import { type Reads, TURN_WARM_UP_SECONDS, WARM_UP_SECONDS } from './load.js';
 import type { Options } from './options.js';
 import { type Conditions, describe } from './results.js';
-import { figure, type Spread, spread, told } from './statistics.js';
+import { figure, median, spread, told } from './statistics.js';
 
 export interface Throughputs {
   readonly setting: string;
-  readonly rounds: Throughput[];
+  /** Of each round. */
+  readonly imagesPerSecond: readonly number[];
+  /** Of all answers, in milliseconds. */
+  readonly p50: number;
+  readonly p99: number;
 }
 
+type LoopSetting = BareSetting & Pick<BareTurn, 'lanes'>;
+
+/** Rounds of all are the same rounds: the first of one belongs to the first of another. */
 export interface ServiceResult {
   readonly conditions: Conditions;
   readonly options: Options;
+  /** Busy while all contestants waited for their turns. */
+  readonly restingCores: number;
   readonly bare: {
-    readonly setting: Omit<BareSetting, 'seconds'>;
-    readonly trials: readonly { readonly setting: Omit<BareSetting, 'seconds'>; readonly imagesPerSecond: number }[];
-    readonly imagesPerSecond: Spread;
-    readonly idleMs: Spread;
+    readonly setting: LoopSetting;
+    readonly trials: readonly { readonly setting: LoopSetting; readonly imagesPerSecond: number }[];
+    /** Images a second. */
+    readonly rounds: readonly number[];
+    readonly idleMs: readonly number[];
   };
-  readonly idleMs: Spread;
+  readonly idleMs: readonly number[];
   readonly throughput: Readonly<Record<string, Throughputs>>;
   readonly peers: Readonly<Record<string, unknown>>;
-  readonly reads: Reads;
+  /** With more and more readers. */
+  readonly reads: readonly Reads[];
   readonly workerPeakMb: number;
   /** In PostgreSQL, for one camera frame that is done. */
   readonly storedBytesAnImage: { readonly pictures: number; readonly numbers: number };
@@ -44,9 +55,11 @@ export interface Target {
 const atLeast = (value: number, target: number): number => (target - value) / target;
 const atMost = (value: number, target: number): number => (value - target) / target;
 
-const rates = (one: Throughputs | undefined): number[] =>
-  one?.rounds.map(({ imagesPerSecond }) => imagesPerSecond) ?? [];
-const middle = (one: Throughputs | undefined): number => spread(rates(one)).median;
+const rates = (one: Throughputs | undefined): readonly number[] => one?.imagesPerSecond ?? [];
+
+/** Round by round: what the machine does in one of them it does to both. */
+const ratios = (values: readonly number[], of: readonly number[]): number[] =>
+  values.map((value, round) => value / (of[round] ?? Number.NaN));
 
 /** As a laboratory sends them: a smear is some fifty. */
 const IN_TENS = 'Leukodiff, orders of 10 images';
@@ -54,39 +67,40 @@ const IN_TENS = 'Leukodiff, orders of 10 images';
 /** The targets of issue 5, for two cores. A cost without a knee is one that nowhere exceeds half as much again of what it was before. */
 export function targetsOf(result: ServiceResult): Target[] {
   const ours = result.throughput['Leukodiff'];
-  const service = middle(ours);
-  const inTens = middle(result.throughput[IN_TENS]);
-  const bare = result.bare.imagesPerSecond.median;
+  const service = rates(ours);
+  const inTens = rates(result.throughput[IN_TENS]);
+  const bare = result.bare.rounds;
   // Those that give the same answer.
   const others = Object.entries(result.throughput).filter(
     ([name]) => !name.startsWith('Leukodiff') && !name.endsWith(THE_LEAST),
   );
-  const fastest = Math.max(...others.map(([, one]) => middle(one)));
-  const latency = 1.2 * result.bare.idleMs.median + 15;
-  const p99 = Math.max(...(ours?.rounds.map((round) => round.p99) ?? [Number.NaN]));
-  const { reads, workerPeakMb, growth } = result;
+  const [fastest = []] = others.map(([, one]) => rates(one)).sort((a, b) => median(b) - median(a));
+  const limits = result.bare.idleMs.map((ms) => 1.2 * ms + 15);
+  const p99 = ours?.p99 ?? Number.NaN;
+  const { workerPeakMb, growth } = result;
+  // As many readers as give the rate within the time; where none do, those that come nearest.
+  const [reads] = [...result.reads].sort((a, b) => readsMissedBy(a) - readsMissedBy(b));
   const perImage = growth.msPerImage.map(({ ms }) => ms);
   const knee = Math.max(...perImage.map((ms, i) => (i === 0 ? 0 : ms / (perImage[i - 1] ?? ms))));
   const [few, many] = growth.tables;
   const tables = (many?.msOfTen ?? Number.NaN) / (few?.msOfTen ?? Number.NaN);
+  const ratio = (name: string, wanted: number, values: readonly number[], of: readonly number[]): Target => {
+    const found = spread(ratios(values, of));
+    return {
+      name,
+      wanted: wanted === 1 ? '> 1' : `≥ ${wanted.toFixed(2)}`,
+      got: told(found),
+      missedBy: atLeast(found.median, wanted),
+    };
+  };
   return [
-    {
-      name: 'service at saturation ÷ bare limit, orders of ten images',
-      wanted: '≥ 0.90',
-      got: figure(inTens / bare),
-      missedBy: atLeast(inTens / bare, 0.9),
-    },
-    {
-      name: 'the same, every image an order of its own',
-      wanted: '≥ 0.90',
-      got: figure(service / bare),
-      missedBy: atLeast(service / bare, 0.9),
-    },
+    ratio('service at saturation ÷ bare limit, orders of ten images', 0.9, inTens, bare),
+    ratio('the same, every image an order of its own', 0.9, service, bare),
     {
       name: 'one image, idle, end to end',
-      wanted: `≤ ${figure(latency)} ms (1.2 × ${figure(result.bare.idleMs.median)} + 15)`,
-      got: `${figure(result.idleMs.median)} ms`,
-      missedBy: atMost(result.idleMs.median, latency),
+      wanted: `≤ ${figure(median(limits))} ms (1.2 × ${figure(median(result.bare.idleMs))} + 15)`,
+      got: `${figure(median(result.idleMs))} ms; of its round's limit ${told(spread(ratios(result.idleMs, limits)))}`,
+      missedBy: median(ratios(result.idleMs, limits)) - 1,
     },
     {
       name: 'POST answers 202, p99, with a full queue',
@@ -97,26 +111,15 @@ export function targetsOf(result: ServiceResult): Target[] {
     ...(others.length === 0
       ? []
       : [
-          {
-            name: 'service ÷ best tuned peer with the same answer, orders of ten images',
-            wanted: '> 1',
-            got: figure(inTens / fastest),
-            missedBy: atLeast(inTens / fastest, 1),
-          },
-          {
-            name: 'the same, every image an order of its own',
-            wanted: '> 1',
-            got: figure(service / fastest),
-            missedBy: atLeast(service / fastest, 1),
-          },
+          ratio('service ÷ best tuned peer with the same answer, orders of ten images', 1, inTens, fastest),
+          ratio('the same, every image an order of its own', 1, service, fastest),
         ]),
     {
-      name: 'reads a second',
-      wanted: '≥ 1,500',
-      got: figure(reads.perSecond),
-      missedBy: atLeast(reads.perSecond, 1500),
+      name: `reads a second, p99 within 20 ms (${reads?.connections ?? 0} readers)`,
+      wanted: '≥ 1,500, ≤ 20 ms',
+      got: `${figure(reads?.perSecond ?? Number.NaN)}, ${figure(reads?.p99 ?? Number.NaN)} ms`,
+      missedBy: reads === undefined ? Number.NaN : readsMissedBy(reads),
     },
-    { name: 'reads, p99', wanted: '≤ 20 ms', got: `${figure(reads.p99)} ms`, missedBy: atMost(reads.p99, 20) },
     {
       name: 'peak memory of a worker, images of 12 megapixels',
       wanted: '≤ 700 MB',
@@ -138,43 +141,43 @@ export function targetsOf(result: ServiceResult): Target[] {
   ];
 }
 
+const readsMissedBy = ({ perSecond, p99 }: Reads): number => Math.max(atLeast(perSecond, 1500), atMost(p99, 20));
+
 export function verdict({ missedBy }: Target): string {
   if (!Number.isFinite(missedBy)) return 'not measured';
   return missedBy <= 0 ? 'met' : `**missed by ${figure(missedBy * 100)} %**`;
 }
 
 export function serviceReport(result: ServiceResult): string {
-  const service = middle(result.throughput['Leukodiff']);
-  const bare = result.bare.imagesPerSecond;
+  const service = rates(result.throughput['Leukodiff']);
   const row = (...cells: string[]): string => `| ${cells.join(' | ')} |`;
-  const ratio = (value: number): string => figure(value / service);
+  const ratio = (values: readonly number[]): string => figure(median(ratios(values, service)));
   return [
     '# Leukodiff, measured',
     '',
     describe(result.conditions),
-    `${result.options.rounds} round(s) of ${result.options.seconds} s; median (lowest–highest); ${result.tookSeconds} s in all.`,
+    `${result.options.rounds} round(s), in each a turn of ${result.options.seconds} s for everybody; median (lowest–highest), of ratios those within a round;`,
+    `${result.tookSeconds} s in all. While all stood still, ${figure(result.restingCores)} cores were busy.`,
     '',
     '| Target (two cores) | wanted | measured | |',
     '|---|---|---|---|',
     ...targetsOf(result).map((target) => row(target.name, target.wanted, target.got, verdict(target))),
     '',
     'Camera frames of 640×480 with 1 to 4 cells, scale given; every image an order of its own unless it says otherwise. A peer takes one',
-    `image a request: nothing of what it does would be less for ten. After ${WARM_UP_SECONDS} s that do not count, for everybody.`,
+    `image a request: nothing of what it does would be less for ten. After ${WARM_UP_SECONDS} s that do not count, for everybody, and ${TURN_WARM_UP_SECONDS} s of each turn.`,
     '',
     '| | setting | images/s | ÷ Leukodiff | answer, p50 ms | p99 ms |',
     '|---|---|---|---|---|---|',
     row(
       'bare loop, no server',
       JSON.stringify(result.bare.setting).replaceAll('"', ''),
-      told(bare),
-      ratio(bare.median),
+      told(spread(result.bare.rounds)),
+      ratio(result.bare.rounds),
       '',
       '',
     ),
     ...Object.entries(result.throughput).map(([name, one]) => {
-      const spreadOf = (key: 'p50' | 'p99'): string => told(spread(one.rounds.map((round) => round[key])));
-      const rate = spread(rates(one));
-      return row(name, one.setting, told(rate), ratio(rate.median), spreadOf('p50'), spreadOf('p99'));
+      return row(name, one.setting, told(spread(rates(one))), ratio(rates(one)), figure(one.p50), figure(one.p99));
     }),
     '',
     'The answer of Leukodiff and of arq is 202, that of the others the result; p50 and p99 are of requests. What the peers do stands at the',
@@ -183,6 +186,10 @@ export function serviceReport(result: ServiceResult): string {
     '',
     ...Object.entries(result.peers).map(([name, tried]) => `- ${name}: \`${JSON.stringify(tried)}\``),
     `- bare loop: \`${JSON.stringify(result.bare.trials)}\``,
+    '',
+    '| Readers | reads/s | p50 ms | p99 ms |',
+    '|---|---|---|---|',
+    ...result.reads.map((one) => row(String(one.connections), figure(one.perSecond), figure(one.p50), figure(one.p99))),
     '',
     '| Images in an analysis | ms an image |',
     '|---|---|',

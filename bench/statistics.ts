@@ -17,7 +17,7 @@ export function spread(values: readonly number[]): Spread {
 }
 
 /** Of an even number of rounds the mean of the two in the middle: the lower one alone would favour what is measured in the denominator. */
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const at = (place: number): number => sorted[place] ?? Number.NaN;
   return (at(Math.ceil(sorted.length / 2) - 1) + at(Math.floor(sorted.length / 2))) / 2;

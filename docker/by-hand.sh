@@ -72,7 +72,7 @@ if "${as_node[@]}" touch "$image/app/written" 2>/dev/null; then echo 'the user c
 
 say 'ENTRYPOINT and CMD: serve, as user 1000'
 port=$(node -e 's=require("net").createServer().listen(0,"127.0.0.1",()=>{console.log(s.address().port);s.close()})')
-run=(env -i "PATH=$PATH" HOME=/nonexistent NODE_ENV=production LD_PRELOAD=libjemalloc.so.2 "DATA_DIR=$image/data" "PORT=$port" HOST=0.0.0.0)
+run=(env -i "PATH=$PATH" HOME=/nonexistent NODE_ENV=production LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=lg_tcache_max:20 "DATA_DIR=$image/data" "PORT=$port" HOST=0.0.0.0)
 if [ -n "$model" ]; then run+=("MODEL_DIR=$model"); fi
 "${as_node[@]}" "${run[@]}" node dist/start.cjs serve >"$work/log" 2>&1 &
 service=$!

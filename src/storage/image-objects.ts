@@ -17,7 +17,7 @@ const BATCH = 1_000;
 export async function storeObject(
   { journal }: Pick<Database, 'journal'>,
   store: ObjectStore,
-  client: pg.PoolClient,
+  client: Pick<pg.PoolClient, 'query'>,
   image: { readonly analysisId: string; readonly index: number; readonly bytes: Uint8Array },
 ): Promise<void> {
   const key = `${image.analysisId}/${image.index}`;

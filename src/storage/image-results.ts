@@ -5,6 +5,7 @@
 
 import type pg from 'pg';
 import type { CellFinding, ImageAnalysis, ModelInfo } from '../vision/types.js';
+import type { ImageRow } from './analyses.js';
 import { type Database, inTransaction } from './database.js';
 import type { StoredProblem } from './documents.js';
 import { isUuid } from './ids.js';
@@ -102,19 +103,39 @@ export async function saveImageResult(
   return replacing(db, analysisId, index, (client) => writeInPlace(client, analysisId, index, result));
 }
 
-/** The same in the transaction of a caller who holds the row of the order, which has not ended. */
+/**
+ * The same in the transaction of a caller who holds the row of the order, which has not ended. Returns the image's row, where it is
+ * known without another look.
+ */
 export async function writeImageResult(
   client: pg.PoolClient,
   analysisId: string,
   index: number,
   result: ImageResult,
-): Promise<void> {
+): Promise<ImageRow | null> {
   if (result.cells.length <= CELL_BATCH) {
-    const written = await writeResult(client, analysisId, index, result);
-    if (written !== 'found before') return;
+    const { rows } = await client.query<ImageRow>(WRITE_RESULT_FOR_ROW, resultColumns(analysisId, index, result));
+    if (rows[0] !== undefined) return rows[0];
   }
   await removeFindings(client, analysisId, index);
   await writeInPlace(client, analysisId, index, result);
+  return null;
+}
+
+const IMAGE_COLUMNS = `
+  analysis_id AS "analysisId", index, filename, content_type AS "contentType", byte_length AS "byteLength", sha256,
+  duplicate_of_analysis AS "duplicateOfAnalysis", duplicate_of_index AS "duplicateOfIndex", width, height, status, attempts,
+  started_at AS "startedAt", completed_at AS "completedAt", microns_per_pixel AS "micronsPerPixel",
+  scale_source AS "scaleSource", scale_confidence AS "scaleConfidence", quality,
+  saliency_consistency AS "saliencyConsistency", cell_count AS "cellCount", timings_ms AS "timingsMs", model, problem`;
+
+/** All images of an order, in its order. */
+export async function readImages(client: pg.PoolClient, analysisId: string): Promise<ImageRow[]> {
+  const { rows } = await client.query<ImageRow>(
+    `SELECT ${IMAGE_COLUMNS} FROM images WHERE analysis_id = $1 ORDER BY index`,
+    [analysisId],
+  );
+  return rows;
 }
 
 /** Where no findings are. */
@@ -139,7 +160,7 @@ const INSERT_CELLS = `
   found AS (
     INSERT INTO cells (analysis_id, image_index, number, class, confidence, probabilities, box_x, box_y, box_width,
                        box_height, area_px, area_um2, flags, counted, subtype, morphology, reject_score)
-    SELECT image.analysis_id, image.index, number, class, confidence, probabilities, x, y, width, height, area_px, area_um2,
+    SELECT image.analysis_id, image.index, number, class, confidence, probabilities, x, y, cell.width, cell.height, area_px, area_um2,
            ARRAY(SELECT jsonb_array_elements_text(flags)), counted, subtype, morphology, reject_score
       FROM image, unnest($3::int[], $4::text[], $5::float8[], $6::json[], $7::int[], $8::int[], $9::int[], $10::int[],
                          $11::float8[], $12::float8[], $13::jsonb[], $14::boolean[], $15::json[], $16::json[], $17::float8[])
@@ -201,40 +222,56 @@ async function writeResult(
   result: ImageResult,
 ): Promise<'stored' | 'found before' | 'ended'> {
   const { rows } = await client.query<{ open: boolean; stored: boolean }>(
-    `WITH analysis AS (${OPEN_ANALYSIS}),
-     image AS (
-       UPDATE images SET status = 'completed', completed_at = now(), problem = NULL, width = $24, height = $25,
-              microns_per_pixel = $26, scale_source = $27, scale_confidence = $28, quality = $29,
-              saliency_consistency = $30, cell_count = $31, timings_ms = $32, model = $33
-         FROM analysis
-        -- Only a completed image has cells.
-        WHERE images.analysis_id = analysis.id AND images.index = $2 AND images.status <> 'completed'
-       RETURNING images.analysis_id, images.index),
-     map AS (
-       INSERT INTO image_saliency (analysis_id, image_index, png) SELECT analysis_id, index, $34 FROM image
-       ON CONFLICT (analysis_id, image_index) DO UPDATE SET png = excluded.png),
-     ${INSERT_CELLS}
-     SELECT EXISTS (SELECT FROM analysis) AS open, EXISTS (SELECT FROM image) AS stored`,
-    [
-      analysisId,
-      index,
-      ...cellColumns(result.cells, 0),
-      result.width,
-      result.height,
-      result.scale.micronsPerPixel,
-      result.scale.source,
-      result.scale.confidence,
-      JSON.stringify(result.quality),
-      result.saliencyConsistency,
-      result.cells.length,
-      JSON.stringify(result.timingsMs),
-      JSON.stringify(result.model),
-      Buffer.from(result.saliency.buffer, result.saliency.byteOffset, result.saliency.byteLength),
-    ],
+    WRITE_RESULT,
+    resultColumns(analysisId, index, result),
   );
   const [written] = rows;
   if (!written?.open) return 'ended';
   return written.stored ? 'stored' : 'found before';
+}
+
+/**
+ * Holds the analysis against its end and its removal, which lock FOR UPDATE; images of one analysis are written side by side.
+ * No row when it has ended or is gone.
+ */
+const OPEN_ANALYSIS = `SELECT id FROM analyses WHERE id = $1 AND status IN ('queued', 'processing') FOR KEY SHARE`;
+
+/** Terms of a WITH: `analysis` where it is open, `image` where it had no result; the parameters are those of `resultColumns`. */
+const WRITING = `
+  WITH analysis AS (${OPEN_ANALYSIS}),
+  image AS (
+    UPDATE images SET status = 'completed', completed_at = now(), problem = NULL, width = $24, height = $25,
+           microns_per_pixel = $26, scale_source = $27, scale_confidence = $28, quality = $29,
+           saliency_consistency = $30, cell_count = $31, timings_ms = $32, model = $33
+      FROM analysis
+     -- Only a completed image has cells.
+     WHERE images.analysis_id = analysis.id AND images.index = $2 AND images.status <> 'completed'
+    RETURNING images.*),
+  map AS (
+    INSERT INTO image_saliency (analysis_id, image_index, png) SELECT analysis_id, index, $34 FROM image
+    ON CONFLICT (analysis_id, image_index) DO UPDATE SET png = excluded.png),
+  ${INSERT_CELLS}`;
+
+const WRITE_RESULT = `${WRITING} SELECT EXISTS (SELECT FROM analysis) AS open, EXISTS (SELECT FROM image) AS stored`;
+const WRITE_RESULT_FOR_ROW = `${WRITING} SELECT ${IMAGE_COLUMNS} FROM image`;
+
+function resultColumns(analysisId: string, index: number, result: ImageResult): unknown[] {
+  return [
+    analysisId,
+    index,
+    ...cellColumns(result.cells, 0),
+    result.width,
+    result.height,
+    result.scale.micronsPerPixel,
+    result.scale.source,
+    result.scale.confidence,
+    JSON.stringify(result.quality),
+    result.saliencyConsistency,
+    result.cells.length,
+    JSON.stringify(result.timingsMs),
+    JSON.stringify(result.model),
+    Buffer.from(result.saliency.buffer, result.saliency.byteOffset, result.saliency.byteLength),
+  ];
 }
 
 /** Marks an image that cannot be analysed. False when the analysis has ended or was deleted. */
@@ -276,11 +313,5 @@ async function removeFindings(client: pg.PoolClient, analysisId: string, index: 
   // Rasters and scores go with their cells.
   await client.query('DELETE FROM cells WHERE analysis_id = $1 AND image_index = $2', key);
 }
-
-/**
- * Holds the analysis against its end and its removal, which lock FOR UPDATE; images of one analysis are written side by side.
- * No row when it has ended or is gone.
- */
-const OPEN_ANALYSIS = `SELECT id FROM analyses WHERE id = $1 AND status IN ('queued', 'processing') FOR KEY SHARE`;
 
 const jsonOrNull = (value: unknown): string | null => (value === null ? null : JSON.stringify(value));

@@ -14,7 +14,7 @@ import { type Database, inTransaction } from './database.js';
 import type { AnalysisDocument, StoredProblem } from './documents.js';
 import { addDeliveries, type StoredEvent } from './events.js';
 import { isUuid } from './ids.js';
-import { type ImageResult, writeImageResult } from './image-results.js';
+import { type ImageResult, readImages, writeImageResult } from './image-results.js';
 import { insertReports, type PendingReport, pendingReports, type ReportDraft } from './reports.js';
 
 /** One found cell, as far as the differential and the review rules look at it. */
@@ -94,8 +94,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       const reports = await pendingReports(client, id);
       return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: false };
     }
-    if (options.last !== undefined) await writeImageResult(client, id, options.last.index, options.last.result);
-    const images = await endedImages(client, id, options.interrupted);
+    const { images, cells } = await endedFindings(client, analysis, options);
     const completedAt = new Date();
     const repeated = repeatedRows(images);
     const outcome = options.conclude({
@@ -109,7 +108,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
         repeatOf: repeated.get(image.index) ?? null,
         problem: image.problem as StoredProblem | null,
       })),
-      cells: await readCells(client, id),
+      cells,
     });
     if (repeated.size > 0) {
       // Only now: which image stands for which is known when every one has ended.
@@ -209,20 +208,39 @@ export async function insertDifferential(client: pg.PoolClient, id: string, diff
   await client.query(INSERT_DIFFERENTIAL, [id, ...differentialColumns(differential)]);
 }
 
+interface LockedAnalysis extends AnalysisRow {
+  readonly imageCount: number;
+}
+
 /** Nothing else writes the analysis, its images or its removal until the transaction ends. Null: it was deleted. */
-async function lockAnalysis(client: pg.PoolClient, id: string): Promise<AnalysisRow | null> {
-  const { rows } = await client.query<AnalysisRow>(
+async function lockAnalysis(client: pg.PoolClient, id: string): Promise<LockedAnalysis | null> {
+  const { rows } = await client.query<LockedAnalysis>(
     `SELECT id, status, priority, accession_number AS "accessionNumber", specimen_id AS "specimenId",
             order_id AS "orderId", subject_id AS "subjectId", site, collected_at AS "collectedAt",
             callback_url AS "callbackUrl", microns_per_pixel AS "micronsPerPixel", target_cells AS "targetCells",
             wbc_count AS "wbcCount", metadata, created_at AS "createdAt", started_at AS "startedAt",
             completed_at AS "completedAt", total_wbc AS "totalWbc", review_required AS "reviewRequired", problem, result,
             laboratory, request_id AS "requestId", traceparent, tracestate, images_removed_at AS "imagesRemovedAt",
-            masks_removed_at AS "masksRemovedAt"
+            masks_removed_at AS "masksRemovedAt",
+            (SELECT count(*)::int FROM images WHERE analysis_id = analyses.id) AS "imageCount"
        FROM analyses WHERE id = $1 FOR UPDATE`,
     [id],
   );
   return rows[0] ?? null;
+}
+
+/** All images of an analysis that ends, `last` written among them, and their cells. */
+async function endedFindings(
+  client: pg.PoolClient,
+  { id, imageCount }: LockedAnalysis,
+  { last, interrupted }: Pick<FinishOptions, 'last' | 'interrupted'>,
+): Promise<{ readonly images: readonly ImageRow[]; readonly cells: readonly CountedCell[] }> {
+  if (last !== undefined) {
+    const image = await writeImageResult(client, id, last.index, last.result);
+    // All there is has just been written: nothing is read back.
+    if (image !== null && imageCount === 1) return { images: [image], cells: countedCells(last) };
+  }
+  return { images: await endedImages(client, id, interrupted), cells: await readCells(client, id) };
 }
 
 /** All images of an analysis that ends; those that no run finished fail with `problem`. */
@@ -237,20 +255,6 @@ async function endedImages(client: pg.PoolClient, id: string, problem: StoredPro
   return readImages(client, id);
 }
 
-async function readImages(client: pg.PoolClient, id: string): Promise<ImageRow[]> {
-  const { rows } = await client.query<ImageRow>(
-    `SELECT analysis_id AS "analysisId", index, filename, content_type AS "contentType", byte_length AS "byteLength",
-            sha256, duplicate_of_analysis AS "duplicateOfAnalysis", duplicate_of_index AS "duplicateOfIndex",
-            width, height, status, attempts, started_at AS "startedAt", completed_at AS "completedAt",
-            microns_per_pixel AS "micronsPerPixel", scale_source AS "scaleSource",
-            scale_confidence AS "scaleConfidence", quality, saliency_consistency AS "saliencyConsistency",
-            cell_count AS "cellCount", timings_ms AS "timingsMs", model, problem
-       FROM images WHERE analysis_id = $1 ORDER BY index`,
-    [id],
-  );
-  return rows;
-}
-
 async function readCells(client: pg.PoolClient, id: string): Promise<CountedCell[]> {
   const { rows } = await client.query<CountedCell>(
     `SELECT image_index AS image, class, confidence, flags, counted FROM cells WHERE analysis_id = $1
@@ -258,6 +262,17 @@ async function readCells(client: pg.PoolClient, id: string): Promise<CountedCell
     [id],
   );
   return rows;
+}
+
+/** As `readCells` would read them. */
+function countedCells({ index, result }: LastImage): CountedCell[] {
+  return result.cells.map(({ class: type, confidence, flags, counted }) => ({
+    image: index,
+    class: type,
+    confidence,
+    flags,
+    counted,
+  }));
 }
 
 async function pendingDeliveries(client: pg.PoolClient, id: string): Promise<string[]> {

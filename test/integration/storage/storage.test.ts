@@ -23,6 +23,7 @@ import {
   endAttempt,
   overdueDeliveries,
 } from '../../../src/storage/deliveries.js';
+import type { AnalysisDocument } from '../../../src/storage/documents.js';
 import { releaseImage, saveImageFailure, saveImageResult, startImage } from '../../../src/storage/image-results.js';
 import { getImageCells, getImageFile, getImageSaliency } from '../../../src/storage/images.js';
 import { InvalidCursorError } from '../../../src/storage/paging.js';
@@ -443,6 +444,28 @@ describe('the end of an analysis', () => {
     // A second run of the same job finds the end.
     expect(await finishAnalysis(db, id, { ...FINISH, last })).toMatchObject({ changed: false });
     expect(await rows('cells', id)).toBe(2);
+  });
+
+  it('ends an order of one image alike, whether its result is stored before or with the end', async () => {
+    const cells = [cellFinding('neutrophil'), { ...cellFinding('blast'), counted: false }];
+    const result = await toImageResult(imageAnalysis(cells), TEST_MODEL);
+    const image = file();
+    const [before, together] = [await create({}, [image]), await create({}, [image])];
+    await analysed(before, 0, cells);
+    await startImage(db, together, 0);
+    const read = (await finishAnalysis(db, before, FINISH))?.document;
+    const written = (await finishAnalysis(db, together, { ...FINISH, last: { index: 0, result } }))?.document;
+    const timeless = (document: AnalysisDocument | undefined) =>
+      JSON.parse(JSON.stringify(document), (key, value) =>
+        /^(id|analysisId)$|At$|duplicateOf/.test(key) ? undefined : value,
+      );
+    expect(timeless(written)).toEqual(timeless(read));
+    expect(written?.images[0]).toMatchObject({
+      status: 'completed',
+      cellCount: 2,
+      filename: read?.images[0]?.filename,
+    });
+    expect(await getAnalysisDocument(db, 'default', together)).toEqual(JSON.parse(JSON.stringify(written)));
   });
 
   it('stores what was found in the last image in place of what an earlier run found', async () => {

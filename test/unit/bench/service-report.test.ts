@@ -1,0 +1,69 @@
+import { expect, it } from 'vitest';
+import { type ServiceResult, serviceReport, targetsOf } from '../../../bench/service-report.js';
+
+const throughput = (imagesPerSecond: number[]) => ({ setting: 'defaults', imagesPerSecond, p50: 20, p99: 70 });
+
+const RESULT: ServiceResult = {
+  conditions: {
+    measured: '2026-01-01',
+    cores: 2,
+    processor: 'test',
+    memoryGb: 8,
+    node: 'v20',
+    version: '0',
+    busyBefore: 0,
+  },
+  options: { rounds: 3, seconds: 6 },
+  restingCores: 0,
+  // The machine is twice as fast in the second round as in the first.
+  bare: { setting: { sessions: 2, threads: 2, lanes: 4 }, trials: [], rounds: [10, 20, 15], idleMs: [100, 50, 70] },
+  idleMs: [130, 80, 99],
+  throughput: {
+    Leukodiff: throughput([8, 16, 12]),
+    'Leukodiff, orders of 10 images': throughput([9.5, 18, 13.5]),
+    'FastAPI + uvicorn, synchronous': throughput([9, 18, 15]),
+    LitServe: throughput([8, 15, 10]),
+    'FastAPI + uvicorn, synchronous, the least': throughput([20, 40, 30]),
+  },
+  peers: {},
+  reads: [
+    { connections: 4, perSecond: 1600, p50: 2, p99: 8 },
+    { connections: 16, perSecond: 1700, p50: 9, p99: 30 },
+  ],
+  workerPeakMb: 650,
+  storedBytesAnImage: { pictures: 100_000, numbers: 9000 },
+  growth: { msPerImage: [{ images: 1, ms: 10 }], tables: [] },
+  tookSeconds: 1,
+};
+
+const target = (part: string, result = RESULT) => {
+  const found = targetsOf(result).find(({ name }) => name.includes(part));
+  if (found === undefined) throw new Error(`no target ${part}`);
+  return found;
+};
+
+it('holds each round against the same round of the other: the speed of the machine falls out', () => {
+  expect(target('bare limit, orders of ten').got).toBe('0.9 (0.9–0.95)');
+  expect(target('bare limit, orders of ten').missedBy).toBeCloseTo(0);
+  const [, alone] = targetsOf(RESULT);
+  expect(alone?.got).toBe('0.8 (0.8–0.8)');
+});
+
+it('takes the quickest peer of those that do the same job', () => {
+  expect(target('best tuned peer').got).toBe('1 (0.9–1.06)');
+});
+
+it('gives an idle image the limit of its own round', () => {
+  // 130 of 135, 80 of 75, 99 of 99.
+  expect(target('idle').missedBy).toBeCloseTo(0);
+  expect(target('idle', { ...RESULT, idleMs: [140, 80, 99] }).missedBy).toBeGreaterThan(0.03);
+});
+
+it('asks for readers who get both the rate and the time', () => {
+  expect(target('reads').missedBy).toBeLessThan(0);
+  expect(target('reads', { ...RESULT, reads: RESULT.reads.slice(1) }).missedBy).toBeCloseTo(0.5);
+});
+
+it('is told as a page with all that was measured', () => {
+  expect(serviceReport(RESULT)).toContain('| 16 | 1,700 | 9 | 30 |');
+});
