@@ -68,21 +68,20 @@ export async function serviceTarget(running: Running): Promise<Target> {
   return { address: String(address), headers: {} };
 }
 
-/** Images of the service that are not done. Asked many times a second: an index answers it. */
-export async function waitingIn(place: Place): Promise<number> {
-  const [row] = await place.query<{ waiting: string }>(
-    `SELECT count(*) AS waiting FROM images WHERE status IN ('queued', 'processing')`,
-  );
-  return Number(row?.waiting);
+async function countIn(place: Place, rows: string): Promise<number> {
+  const [found] = await place.query<{ count: string }>(`SELECT count(*) FROM ${rows}`);
+  return Number(found?.count);
 }
+
+/** Images of the service that are not done. Asked many times a second: an index answers it. */
+export const waitingIn = (place: Place): Promise<number> =>
+  countIn(place, `images WHERE status IN ('queued', 'processing')`);
 
 /** @throws Error when an image failed: nothing that is measured here may */
 export async function doneIn(place: Place): Promise<number> {
-  const [row] = await place.query<{ done: string; failed: string }>(
-    `SELECT count(*) FILTER (WHERE status = 'completed') AS done, count(*) FILTER (WHERE status = 'failed') AS failed FROM images`,
-  );
-  if (Number(row?.failed) > 0) throw new Error(`${row?.failed} images failed`);
-  return Number(row?.done);
+  const failed = await countIn(place, `images WHERE status = 'failed'`);
+  if (failed > 0) throw new Error(`${failed} images failed`);
+  return countIn(place, `images WHERE status = 'completed'`);
 }
 
 /** Fills the service's queue with orders; fails when an image does. */
@@ -237,12 +236,7 @@ export function peer(
       const [front] = processes;
       if (front === undefined) throw new Error('nothing was started');
       await until(front, () => answers(`${target.address}/health`));
-      const waiting = async (): Promise<number> => {
-        const [row] = await place.query<{ waiting: string }>(
-          `SELECT count(*) AS waiting FROM peer_images WHERE status = 'queued'`,
-        );
-        return Number(row?.waiting);
-      };
+      const waiting = (): Promise<number> => countIn(place, `peer_images WHERE status = 'queued'`);
       return {
         target,
         place,

@@ -70,12 +70,13 @@ try {
   const trial = Math.min(4, options.seconds);
 
   heading('the bare limit: which setting is best');
-  // One session with all cores, and one on each core; images on their way at once as many as cores, and twice that.
-  const bareSettings: BareSetting[] = [
-    { sessions: 1, threads: cores },
-    { sessions: cores, threads: cores },
-  ].filter((one, i, all) => all.findIndex(({ sessions }) => sessions === one.sessions) === i);
-  const loops = bareSettings.map((setting) => ({ setting, loop: openBare(setting) }));
+  // One session with all cores, as many as the service has, and one on each core; images on their way at once as many as cores, and
+  // twice that.
+  const { sessions: ownSessions } = sizingFor(cores, 'cpu');
+  const loops = [...new Set([1, ownSessions, cores])].map((sessions) => {
+    const setting: BareSetting = { sessions, threads: cores };
+    return { setting, loop: openBare(setting) };
+  });
   const tried = [];
   for (const { setting, loop } of loops) {
     await loop.run({ lanes: 2 * cores, ...firstTurn });
@@ -91,9 +92,8 @@ try {
     .slice(0, 2)
     .map(({ setting, loop }) => ({ setting, loop, rounds: [] as number[] }));
   // Alone on the machine, with all cores for its one image: as the service does it when idle.
-  const { sessions } = sizingFor(cores, 'cpu');
-  const idleLoop = loops.find(({ setting }) => setting.sessions === sessions)?.loop;
-  if (idleLoop === undefined) throw new Error(`no bare loop of ${sessions} sessions`);
+  const idleLoop = loops.find(({ setting }) => setting.sessions === ownSessions)?.loop;
+  if (idleLoop === undefined) throw new Error(`no bare loop of ${ownSessions} sessions`);
 
   heading('peers: which setting is best');
   const contestants: Contestant[] = [service(servers), service(servers, { imagesPerOrder: 10 })];
@@ -116,9 +116,7 @@ try {
   for (const contestant of contestants) {
     const started = await contestant.start();
     running.push({ contestant, started, rounds: [] });
-    const { imagesPerSecond } = await started.saturate(frames, firstTurn);
-    // Some look around a hundred times a second for something to do.
-    for (const one of started.processes) one.pause();
+    const { imagesPerSecond } = await inTurn(started, () => started.saturate(frames, firstTurn));
     console.log(`  ${contestant.name}: ${figure(imagesPerSecond)} images/s`);
   }
   const restingCores = busyCores();
@@ -137,17 +135,17 @@ try {
         `one image alone ${figure(bareIdle.at(-1) ?? 0)} ms`,
     );
     for (const { contestant, started, rounds } of running) {
-      for (const one of started.processes) one.resume();
-      if (contestant.name === 'Leukodiff') {
-        idle.push(await idleLatency(started.target, forms, trial));
-        console.log(`  Leukodiff, one image when idle: ${figure(idle.at(-1) ?? 0)} ms`);
-      }
-      const result = await started.saturate(frames, turn);
-      rounds.push(result);
-      for (const one of started.processes) one.pause();
-      console.log(
-        `  ${contestant.name}: ${figure(result.imagesPerSecond)} images/s, answers ${figure(quantile(result.latenciesMs, 0.5))} ms`,
-      );
+      await inTurn(started, async () => {
+        if (contestant.name === 'Leukodiff') {
+          idle.push(await idleLatency(started.target, forms, trial));
+          console.log(`  Leukodiff, one image when idle: ${figure(idle.at(-1) ?? 0)} ms`);
+        }
+        const result = await started.saturate(frames, turn);
+        rounds.push(result);
+        console.log(
+          `  ${contestant.name}: ${figure(result.imagesPerSecond)} images/s, answers ${figure(quantile(result.latenciesMs, 0.5))} ms`,
+        );
+      });
     }
   }
   const [first] = running;
@@ -211,6 +209,16 @@ try {
   console.log(`\n${report}`);
 } finally {
   await servers.stop();
+}
+
+/** Nobody else moves: some look around a hundred times a second for something to do. */
+async function inTurn<T>({ processes }: Started, work: () => Promise<T>): Promise<T> {
+  for (const one of processes) one.resume();
+  try {
+    return await work();
+  } finally {
+    for (const one of processes) one.pause();
+  }
 }
 
 async function idleLatency(

@@ -5,7 +5,7 @@ import type { Growth } from './growth.js';
 import { type Reads, TURN_WARM_UP_SECONDS, WARM_UP_SECONDS } from './load.js';
 import type { Options } from './options.js';
 import { type Conditions, describe } from './results.js';
-import { figure, median, spread, told } from './statistics.js';
+import { figure, median, ratios, spread, told } from './statistics.js';
 
 export interface Throughputs {
   readonly setting: string;
@@ -56,10 +56,6 @@ const atLeast = (value: number, target: number): number => (target - value) / ta
 const atMost = (value: number, target: number): number => (value - target) / target;
 
 const rates = (one: Throughputs | undefined): readonly number[] => one?.imagesPerSecond ?? [];
-
-/** Round by round: what the machine does in one of them it does to both. */
-const ratios = (values: readonly number[], of: readonly number[]): number[] =>
-  values.map((value, round) => value / (of[round] ?? Number.NaN));
 
 /** As a laboratory sends them: a smear is some fifty. */
 const IN_TENS = 'Leukodiff, orders of 10 images';

@@ -23,6 +23,10 @@ export function median(values: readonly number[]): number {
   return (at(Math.ceil(sorted.length / 2) - 1) + at(Math.floor(sorted.length / 2))) / 2;
 }
 
+/** Round by round: what the machine does in one of them it does to both. */
+export const ratios = (values: readonly number[], of: readonly number[]): number[] =>
+  values.map((value, round) => value / (of[round] ?? Number.NaN));
+
 /** As a person reads it: three figures. */
 export function figure(value: number): string {
   if (!Number.isFinite(value)) return '–';

@@ -17,7 +17,7 @@ import { type BareLoop, type BareSetting, type BareTurn, openBare } from './bare
 import { SHORT_WARM_UP_SECONDS, TURN_WARM_UP_SECONDS } from './load.js';
 import { readOptions } from './options.js';
 import { conditions, describe, resultFile, writeResult } from './results.js';
-import { figure, type Spread, spread, told } from './statistics.js';
+import { figure, ratios, type Spread, spread, told } from './statistics.js';
 
 interface Setting extends BareSetting, Pick<BareTurn, 'lanes'> {
   readonly uvThreads: number;
@@ -71,7 +71,7 @@ const measured = contestants
     setting,
     rule: setting === rule,
     imagesPerSecond: spread(rounds),
-    ofRule: spread(rounds.map((rate, round) => rate / (ruleRounds[round] ?? Number.NaN))),
+    ofRule: spread(ratios(rounds, ruleRounds)),
   }))
   .sort((a, b) => b.ofRule.median - a.ofRule.median);
 writeResult('sweep', { conditions: measuredUnder, options, measured });

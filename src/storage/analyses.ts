@@ -16,6 +16,7 @@ import type {
 import type { Prisma } from './generated/client.js';
 import { isUuid, uuidv7 } from './ids.js';
 import { storeObject } from './image-objects.js';
+import type { ObjectStore } from './object-store.js';
 import { lastId, type Page, pageOf } from './paging.js';
 import { nextTurn } from './turns.js';
 
@@ -74,7 +75,7 @@ type NewOrder = NewAnalysis & { readonly images: readonly NewImage[] };
 /** Stores an order with its images, all or nothing: when this resolves, the analysis cannot be lost any more. */
 export async function createAnalysis(db: Database, laboratory: string, input: NewOrder): Promise<CreatedAnalysis> {
   // One statement is a transaction by itself, at a third of the cost.
-  if (input.images.length === 1 && !db.objects?.writable) return insertAnalysis(db, db.pool, laboratory, input);
+  if (input.images.length === 1 && writableStore(db) === null) return insertAnalysis(db, db.pool, laboratory, input);
   return inTransaction(db.pool, (client) => insertAnalysis(db, client, laboratory, input));
 }
 
@@ -109,27 +110,26 @@ export async function insertAnalysis(
     input.origin?.tracestate ?? null,
     input.images.length,
   ];
-  const [first] = input.images;
-  const together = first !== undefined && !db.objects?.writable;
-  const { rows } = together
-    ? await client.query<{ turn: number }>(INSERT_ORDER_WITH_IMAGE, [
-        ...order,
-        ...(await imageValues(id, 0, first, laboratory)),
-      ])
-    : await client.query<{ turn: number }>(INSERT_ORDER, order);
+  const store = writableStore(db);
+  let turn: number | undefined;
+  if (store !== null) turn = (await client.query<{ turn: number }>(INSERT_ORDER, order)).rows[0]?.turn;
   for (const [index, image] of input.images.entries()) {
-    if (together && index === 0) continue;
-    const values = await imageValues(id, index, image, laboratory);
-    if (db.objects?.writable) {
-      const bytes = values.pop() as Buffer;
+    const { values, bytes } = await imageValues(id, index, image, laboratory);
+    if (store !== null) {
       await client.query(insertImage(1), values);
-      await storeObject(db, db.objects.store, client, { analysisId: id, index, bytes });
+      await storeObject(db, store, client, { analysisId: id, index, bytes });
+    } else if (index === 0) {
+      const { rows } = await client.query<{ turn: number }>(INSERT_ORDER_WITH_IMAGE, [...order, ...values, bytes]);
+      turn = rows[0]?.turn;
     } else {
-      await client.query(`WITH ${insertImageWithFile(1)} SELECT`, values);
+      await client.query(INSERT_IMAGE_WITH_FILE, [...values, bytes]);
     }
   }
-  return { id, createdAt: createdAt.toISOString(), turn: rows[0]?.turn ?? 0 };
+  return { id, createdAt: createdAt.toISOString(), turn: turn ?? 0 };
 }
+
+/** Where new images go; null: into PostgreSQL. */
+const writableStore = ({ objects }: Database): ObjectStore | null => (objects?.writable ? objects.store : null);
 
 const INSERT_ORDER = `
   INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
@@ -164,19 +164,21 @@ function insertImageWithFile(at: number): string {
 const parameters = (from: number, count: number): string[] => Array.from({ length: count }, (_, i) => `$${from + i}`);
 
 const INSERT_ORDER_WITH_IMAGE = `WITH analysis AS (${INSERT_ORDER}), ${insertImageWithFile(20)} SELECT turn FROM analysis`;
+const INSERT_IMAGE_WITH_FILE = `WITH ${insertImageWithFile(1)} SELECT`;
 
-/** What `insertImage` wants, and the bytes at last. */
+/** What `insertImage` wants, and the bytes. */
 async function imageValues(
   id: string,
   index: number,
   { filename, contentType, bytes: given, sha256, width, height }: NewImage,
   laboratory: string,
-): Promise<unknown[]> {
+): Promise<{ readonly values: unknown[]; readonly bytes: Buffer }> {
   // pg sends a Buffer in binary; a plain Uint8Array would go as text.
   const raw = typeof given === 'function' ? await given() : given;
   const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
   const digest = sha256 ?? createHash('sha256').update(bytes).digest('hex');
-  return [id, index, filename, contentType, bytes.length, digest, width ?? null, height ?? null, laboratory, bytes];
+  const values = [id, index, filename, contentType, bytes.length, digest, width ?? null, height ?? null, laboratory];
+  return { values, bytes };
 }
 
 /** The finished document as it was stored, or the state of an analysis under way. Null: the laboratory has none such. */
