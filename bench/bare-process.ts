@@ -14,6 +14,8 @@ export interface BareSetting {
 export interface BareTurn extends Window {
   /** Images on their way at once. */
   readonly lanes: number;
+  /** The turn ends after so many, however much of its time is left. */
+  readonly images?: number;
 }
 
 export interface BareResult {

@@ -28,13 +28,19 @@ for await (const line of createInterface(process.stdin)) {
 }
 await vision.close();
 
-async function turn({ lanes, warmUpSeconds, seconds }: BareTurn): Promise<BareResult> {
+async function turn({
+  lanes,
+  warmUpSeconds,
+  seconds,
+  images = Number.POSITIVE_INFINITY,
+}: BareTurn): Promise<BareResult> {
   const stages = new Map<string, number>();
   const latencies: number[] = [];
   const from = performance.now() + warmUpSeconds * 1000;
   const to = from + seconds * 1000;
+  let left = images;
   const lane = async (): Promise<void> => {
-    while (performance.now() < to) {
+    while (left-- > 0 && performance.now() < to) {
       const begun = performance.now();
       const { timingsMs } = await vision.analyze(frames[next++ % frames.length] ?? Buffer.alloc(0), {
         micronsPerPixel: MICRONS_PER_PIXEL,

@@ -11,7 +11,7 @@
 import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { sizingFor } from '../src/vision/sizing.js';
-import { type BareSetting, openBare } from './bare-process.js';
+import { type BareLoop, type BareSetting, openBare } from './bare-process.js';
 import { barChart } from './chart.js';
 import {
   type Contestant,
@@ -37,6 +37,7 @@ import {
   type Reads,
   readAgain,
   SHORT_WARM_UP_SECONDS,
+  type Target,
   type Throughput,
   TURN_WARM_UP_SECONDS,
   WARM_UP_SECONDS,
@@ -129,16 +130,14 @@ try {
     for (const { loop, setting, rounds } of promising) {
       rounds.push((await loop.run({ lanes: setting.lanes, ...turn })).imagesPerSecond);
     }
-    bareIdle.push((await idleLoop.run({ lanes: 1, warmUpSeconds: TURN_WARM_UP_SECONDS, seconds: trial })).p50);
-    console.log(
-      `  bare: ${promising.map(({ rounds }) => figure(rounds.at(-1) ?? 0)).join(' and ')} images/s; ` +
-        `one image alone ${figure(bareIdle.at(-1) ?? 0)} ms`,
-    );
+    console.log(`  bare: ${promising.map(({ rounds }) => figure(rounds.at(-1) ?? 0)).join(' and ')} images/s`);
     for (const { contestant, started, rounds } of running) {
       await inTurn(started, async () => {
         if (contestant.name === 'Leukodiff') {
-          idle.push(await idleLatency(started.target, forms, trial));
-          console.log(`  Leukodiff, one image when idle: ${figure(idle.at(-1) ?? 0)} ms`);
+          const alone = await idleLatencies(idleLoop, started.target, forms, 2 * trial);
+          bareIdle.push(alone.bare);
+          idle.push(alone.service);
+          console.log(`  one image when idle: bare ${figure(alone.bare)} ms, Leukodiff ${figure(alone.service)} ms`);
         }
         const result = await started.saturate(frames, turn);
         rounds.push(result);
@@ -221,22 +220,31 @@ async function inTurn<T>({ processes }: Started, work: () => Promise<T>): Promis
   }
 }
 
-async function idleLatency(
-  target: { address: string; headers: Readonly<Record<string, string>> },
+/**
+ * One image after the other, with nothing else to do, by the bare loop and by the service in turn: of two seconds in a row the machine
+ * is quicker in one. Medians in milliseconds.
+ */
+async function idleLatencies(
+  loop: BareLoop,
+  target: Target,
   forms: readonly Buffer[],
   seconds: number,
-): Promise<number> {
+): Promise<{ readonly bare: number; readonly service: number }> {
   const client = new Client(target, 1);
+  const bare: number[] = [];
   const latencies: number[] = [];
   const from = performance.now() + TURN_WARM_UP_SECONDS * 1000;
   const to = from + seconds * 1000;
   for (let n = 0; performance.now() < to; n++) {
+    const { p50: bareMs } = await loop.run({ lanes: 1, images: 1, warmUpSeconds: 0, seconds: 60 });
     const { status, ms, text } = await client.post(forms[n % forms.length] ?? Buffer.alloc(0), { prefer: 'wait=60' });
     if (status !== 200) throw new Error(`answered ${status}: ${text.slice(0, 500)}`);
-    if (performance.now() >= from) latencies.push(ms);
+    if (performance.now() < from) continue;
+    bare.push(bareMs);
+    latencies.push(ms);
   }
   await client.close();
-  return quantile(latencies, 0.5);
+  return { bare: quantile(bare, 0.5), service: quantile(latencies, 0.5) };
 }
 
 async function measureReads(forms: readonly Buffer[]): Promise<Reads[]> {
