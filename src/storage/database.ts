@@ -103,8 +103,6 @@ function openPool(connectionString: string, max: number, log: Logger): pg.Pool {
     statement_timeout: 60_000,
     idle_in_transaction_session_timeout: 60_000,
     application_name: 'leukodiff',
-    // Statements that do not wait for each other's answers leave together (docs/decisions/0086).
-    pipeline: true,
   };
   return createPool(config, log, 'an idle database connection was lost');
 }
@@ -154,16 +152,13 @@ function withoutPassword(url: string): string {
   }
 }
 
-/** Runs `work` in one transaction on one connection. Statements that do not wait for each other (`Promise.all`) run in their order. */
+/** Runs `work` in one transaction on one connection. */
 export async function inTransaction<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
   const client = await pool.connect();
   let broken: Error | undefined;
   try {
-    // Leaves together with the first statement.
-    const begun = client.query('BEGIN');
-    begun.catch(() => undefined);
+    await client.query('BEGIN');
     const result = await work(client);
-    await begun;
     await client.query('COMMIT');
     return result;
   } catch (error) {

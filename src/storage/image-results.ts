@@ -100,33 +100,26 @@ export async function saveImageResult(
     const written = await writeResult(db.pool, analysisId, index, result);
     if (written !== 'found before') return written === 'stored';
   }
-  return whileOpen(db, analysisId, (client) => replaceResult(client, analysisId, index, result));
+  return replacing(db, analysisId, index, (client) => writeInPlace(client, analysisId, index, result));
 }
 
 /**
- * The same in a transaction of the caller's, in one statement, which returns the image's row. Null where one statement does not do, and
- * nothing is written: there are too many cells, an earlier run found some, or the analysis has ended or was deleted.
+ * The same in the transaction of a caller who holds the row of the order, which has not ended. Returns the image's row, where it is
+ * known without another look.
  */
-export async function writeFirstResult(
+export async function writeImageResult(
   client: pg.PoolClient,
   analysisId: string,
   index: number,
   result: ImageResult,
 ): Promise<ImageRow | null> {
-  if (result.cells.length > CELL_BATCH) return null;
-  const { rows } = await client.query<ImageRow>(WRITE_RESULT_FOR_ROW, resultColumns(analysisId, index, result));
-  return rows[0] ?? null;
-}
-
-/** The same, whatever an earlier run found. The caller holds the row of the order, which has not ended. */
-export async function replaceResult(
-  client: pg.PoolClient,
-  analysisId: string,
-  index: number,
-  result: ImageResult,
-): Promise<void> {
+  if (result.cells.length <= CELL_BATCH) {
+    const { rows } = await client.query<ImageRow>(WRITE_RESULT_FOR_ROW, resultColumns(analysisId, index, result));
+    if (rows[0] !== undefined) return rows[0];
+  }
   await removeFindings(client, analysisId, index);
   await writeInPlace(client, analysisId, index, result);
+  return null;
 }
 
 const IMAGE_COLUMNS = `
@@ -288,8 +281,7 @@ export async function saveImageFailure(
   index: number,
   problem: StoredProblem,
 ): Promise<boolean> {
-  return whileOpen(db, analysisId, async (client) => {
-    await removeFindings(client, analysisId, index);
+  return replacing(db, analysisId, index, async (client) => {
     await client.query(
       `UPDATE images SET status = 'failed', completed_at = now(), problem = $3, cell_count = NULL
         WHERE analysis_id = $1 AND index = $2`,
@@ -298,15 +290,17 @@ export async function saveImageFailure(
   });
 }
 
-/** Writes in one transaction. False when the analysis has ended or was deleted. */
-function whileOpen(
+/** Writes what a run found in place of what an earlier run did. False when the analysis has ended or was deleted. */
+function replacing(
   db: Database,
   analysisId: string,
+  index: number,
   write: (client: pg.PoolClient) => Promise<void>,
 ): Promise<boolean> {
   return inTransaction(db.pool, async (client) => {
     const { rowCount } = await client.query(OPEN_ANALYSIS, [analysisId]);
     if (rowCount === 0) return false;
+    await removeFindings(client, analysisId, index);
     await write(client);
     return true;
   });

@@ -14,7 +14,7 @@ import { type Database, inTransaction } from './database.js';
 import type { AnalysisDocument, StoredProblem } from './documents.js';
 import { addDeliveries, type StoredEvent } from './events.js';
 import { isUuid } from './ids.js';
-import { type ImageResult, readImages, replaceResult, writeFirstResult } from './image-results.js';
+import { type ImageResult, readImages, writeImageResult } from './image-results.js';
 import { insertReports, type PendingReport, pendingReports, type ReportDraft } from './reports.js';
 
 /** One found cell, as far as the differential and the review rules look at it. */
@@ -86,12 +86,7 @@ export interface Finished {
 export async function finishAnalysis(db: Database, id: string, options: FinishOptions): Promise<Finished | null> {
   if (!isUuid(id)) return null;
   return ending(db, async (client) => {
-    const { last } = options;
-    // On their way together: where the analysis has ended, nothing is written.
-    const [analysis, written] = await Promise.all([
-      lockAnalysis(client, id),
-      last === undefined ? null : writeFirstResult(client, id, last.index, last.result),
-    ]);
+    const analysis = await lockAnalysis(client, id);
     if (analysis === null) return null;
     if (analysis.result !== null) {
       const document = analysis.result as unknown as AnalysisDocument;
@@ -99,7 +94,7 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       const reports = await pendingReports(client, id);
       return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: false };
     }
-    const { images, cells } = await endedFindings(client, analysis, written, options);
+    const { images, cells } = await endedFindings(client, analysis, options);
     const completedAt = new Date();
     const repeated = repeatedRows(images);
     const outcome = options.conclude({
@@ -165,7 +160,7 @@ async function end(
   const { id } = analysis;
   const document = toDocument(analysis, images, { ...outcome, completedAt: completedAt.toISOString() });
   const { differential, review, problem } = document;
-  const ended = client.query(
+  await client.query(
     `WITH lines AS (${INSERT_DIFFERENTIAL})
      UPDATE analyses SET status = $8::status, completed_at = $9, result = $10, total_wbc = $11, review_required = $12,
             problem = $13 WHERE id = $1 RETURNING pg_notify('${COMPLETED_CHANNEL}', id::text)`,
@@ -181,7 +176,7 @@ async function end(
     ],
   );
   const receivers = { id, laboratory: analysis.laboratory, callbackUrl: analysis.callbackUrl };
-  const [deliveryIds] = await Promise.all([addDeliveries(client, receivers, eventsOf(document)), ended]);
+  const deliveryIds = await addDeliveries(client, receivers, eventsOf(document));
   const reports = await insertReports(client, document, reportsOf?.(document) ?? []);
   return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: true };
 }
@@ -234,20 +229,18 @@ async function lockAnalysis(client: pg.PoolClient, id: string): Promise<LockedAn
   return rows[0] ?? null;
 }
 
-/** All images of an analysis that ends, and their cells; `written` is the row of `last`, null where that is still to be written. */
+/** All images of an analysis that ends, `last` written among them, and their cells. */
 async function endedFindings(
   client: pg.PoolClient,
   { id, imageCount }: LockedAnalysis,
-  written: ImageRow | null,
   { last, interrupted }: Pick<FinishOptions, 'last' | 'interrupted'>,
 ): Promise<{ readonly images: readonly ImageRow[]; readonly cells: readonly CountedCell[] }> {
   if (last !== undefined) {
+    const image = await writeImageResult(client, id, last.index, last.result);
     // All there is has just been written: nothing is read back.
-    if (written !== null && imageCount === 1) return { images: [written], cells: countedCells(last) };
-    if (written === null) await replaceResult(client, id, last.index, last.result);
+    if (image !== null && imageCount === 1) return { images: [image], cells: countedCells(last) };
   }
-  const [images, cells] = await Promise.all([endedImages(client, id, interrupted), readCells(client, id)]);
-  return { images, cells };
+  return { images: await endedImages(client, id, interrupted), cells: await readCells(client, id) };
 }
 
 /** All images of an analysis that ends; those that no run finished fail with `problem`. */
