@@ -87,7 +87,6 @@ export async function insertAnalysis(
   input: NewOrder,
 ): Promise<CreatedAnalysis> {
   const id = uuidv7();
-  const createdAt = new Date();
   const priority = input.priority ?? 'routine';
   const order = [
     id,
@@ -103,7 +102,6 @@ export async function insertAnalysis(
     input.wbcCount ?? null,
     input.micronsPerPixel ?? null,
     input.metadata == null ? null : JSON.stringify(input.metadata),
-    createdAt,
     laboratory,
     input.origin?.requestId ?? null,
     input.origin?.traceparent ?? null,
@@ -111,34 +109,40 @@ export async function insertAnalysis(
     input.images.length,
   ];
   const store = writableStore(db);
-  let turn: number | undefined;
-  if (store !== null) turn = (await client.query<{ turn: number }>(INSERT_ORDER, order)).rows[0]?.turn;
+  let stored: StoredOrder | undefined;
+  if (store !== null) stored = (await client.query<StoredOrder>(INSERT_ORDER, order)).rows[0];
   for (const [index, image] of input.images.entries()) {
     const { values, bytes } = await imageValues(id, index, image, laboratory);
     if (store !== null) {
       await client.query(insertImage(1), values);
       await storeObject(db, store, client, { analysisId: id, index, bytes });
     } else if (index === 0) {
-      const { rows } = await client.query<{ turn: number }>(INSERT_ORDER_WITH_IMAGE, [...order, ...values, bytes]);
-      turn = rows[0]?.turn;
+      stored = (await client.query<StoredOrder>(INSERT_ORDER_WITH_IMAGE, [...order, ...values, bytes])).rows[0];
     } else {
       await client.query(INSERT_IMAGE_WITH_FILE, [...values, bytes]);
     }
   }
-  return { id, createdAt: createdAt.toISOString(), turn: turn ?? 0 };
+  if (stored === undefined) throw new Error('an order has at least one image');
+  return { id, createdAt: stored.createdAt.toISOString(), turn: stored.turn };
+}
+
+interface StoredOrder {
+  readonly turn: number;
+  readonly createdAt: Date;
 }
 
 /** Where new images go; null: into PostgreSQL. */
 const writableStore = ({ objects }: Database): ObjectStore | null => (objects?.writable ? objects.store : null);
 
+/** The time is the database's: what is old is decided by its clock too, and those of API and workers may be wrong. */
 const INSERT_ORDER = `
   INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
-                        callback_url, target_cells, wbc_count, microns_per_pixel, metadata, created_at, laboratory,
+                        callback_url, target_cells, wbc_count, microns_per_pixel, metadata, laboratory,
                         request_id, traceparent, tracestate, turn, turn_end)
-  SELECT $1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, next.turn,
-         next.turn + $19::int
-    FROM (${nextTurn({ laboratory: '$15', priority: '$2' })}) AS next
-  RETURNING turn`;
+  SELECT $1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, next.turn,
+         next.turn + $18::int
+    FROM (${nextTurn({ laboratory: '$14', priority: '$2' })}) AS next
+  RETURNING turn, created_at AS "createdAt"`;
 
 /** With a reference to the first image with the same bytes, here or in an earlier order of the laboratory; nine parameters from `at` on. */
 function insertImage(at: number): string {
@@ -163,7 +167,7 @@ function insertImageWithFile(at: number): string {
 
 const parameters = (from: number, count: number): string[] => Array.from({ length: count }, (_, i) => `$${from + i}`);
 
-const INSERT_ORDER_WITH_IMAGE = `WITH analysis AS (${INSERT_ORDER}), ${insertImageWithFile(20)} SELECT turn FROM analysis`;
+const INSERT_ORDER_WITH_IMAGE = `WITH analysis AS (${INSERT_ORDER}), ${insertImageWithFile(19)} SELECT * FROM analysis`;
 const INSERT_IMAGE_WITH_FILE = `WITH ${insertImageWithFile(1)} SELECT`;
 
 /** What `insertImage` wants, and the bytes. */

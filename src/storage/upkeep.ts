@@ -13,38 +13,24 @@ export interface OpenAnalysis {
   readonly openImages: readonly number[];
 }
 
-/** Analyses that have not ended and were posted at least `olderThanMs` ago, in the order of their ids behind `after`. */
+/** Analyses that have not ended and were posted at least `olderThanMs` ago, by the database's clock, in the order of their ids behind `after`. */
 export async function openAnalyses(
   db: Database,
   olderThanMs: number,
   limit: number,
   after?: string,
 ): Promise<OpenAnalysis[]> {
-  const rows = await db.prisma.analysis.findMany({
-    where: {
-      status: { in: ['queued', 'processing'] },
-      createdAt: { lt: new Date(Date.now() - olderThanMs) },
-      ...(after === undefined ? {} : { id: { gt: after } }),
-    },
-    orderBy: { id: 'asc' },
-    take: limit,
-    select: {
-      id: true,
-      priority: true,
-      turn: true,
-      images: {
-        where: { status: { in: ['queued', 'processing'] } },
-        select: { index: true },
-        orderBy: { index: 'asc' },
-      },
-    },
-  });
-  return rows.map((row) => ({
-    id: row.id,
-    priority: row.priority,
-    turn: row.turn,
-    openImages: row.images.map((image) => image.index),
-  }));
+  const { rows } = await db.pool.query<OpenAnalysis>(
+    `SELECT id, priority, turn,
+            ARRAY(SELECT index FROM images WHERE analysis_id = analyses.id AND status IN ('queued', 'processing')
+                   ORDER BY index) AS "openImages"
+       FROM analyses
+      WHERE status IN ('queued', 'processing') AND created_at <= now() - $1 * interval '1 millisecond'
+        AND ($3::uuid IS NULL OR id > $3)
+      ORDER BY id LIMIT $2`,
+    [olderThanMs, limit, after ?? null],
+  );
+  return rows;
 }
 
 /** Removes analyses posted more than `days` ago, with images and results, and enters each in the trail; returns which. */

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { pino } from 'pino';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { toImageResult } from '../../../src/jobs/analyze-image.js';
 import { conclude } from '../../../src/jobs/finish-analysis.js';
 import { IMAGE_INTERRUPTED } from '../../../src/jobs/problems.js';
@@ -680,6 +680,21 @@ describe('what the sweep asks for', () => {
     expect(open.some((one) => one.id === done)).toBe(false);
     expect((await openAnalyses(db, 60_000, 1000)).some((one) => one.id === id)).toBe(false);
     expect((await openAnalyses(db, 0, 1000, id)).some((one) => one.id === id)).toBe(false);
+  });
+
+  it('does not depend on the clocks of those who store and ask', async () => {
+    const hour = 3_600_000;
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + hour });
+    try {
+      const id = await create();
+      const listed = async (olderThanMs: number) =>
+        (await openAnalyses(db, olderThanMs, 1000)).some((one) => one.id === id);
+      expect(await listed(hour / 2)).toBe(false);
+      vi.useRealTimers();
+      expect(await listed(0)).toBe(true);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('is asked by one process at a time', async () => {
