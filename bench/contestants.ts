@@ -73,7 +73,7 @@ async function countIn(place: Place, rows: string): Promise<number> {
   return Number(found?.count);
 }
 
-/** Images of the service that are not done. Asked many times a second: an index answers it. */
+/** Images of the service that are not done. Asked several times a second: an index answers it. */
 export const waitingIn = (place: Place): Promise<number> =>
   countIn(place, `images WHERE status IN ('queued', 'processing')`);
 

@@ -131,15 +131,11 @@ export async function overdueReports(
   overdueMs: number,
   limit: number,
 ): Promise<PendingReport[]> {
-  const rows = await db.prisma.reportDelivery.findMany({
-    where: {
-      channel: { in: [...channels] },
-      status: 'pending',
-      nextAttemptAt: { lt: new Date(Date.now() - overdueMs) },
-    },
-    orderBy: { nextAttemptAt: 'asc' },
-    take: limit,
-    select: { id: true, channel: true },
-  });
-  return rows.map(({ id, channel }) => ({ id, channel: channel as ReportChannel }));
+  const { rows } = await db.pool.query<PendingReport>(
+    `SELECT id, channel FROM report_deliveries
+      WHERE channel = ANY($1) AND status = 'pending' AND next_attempt_at < now() - $2 * interval '1 millisecond'
+      ORDER BY next_attempt_at LIMIT $3`,
+    [channels, overdueMs, limit],
+  );
+  return rows;
 }

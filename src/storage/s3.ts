@@ -64,9 +64,15 @@ export function openS3({ bucket, endpoint, region, credentials }: S3Options): Ob
   };
 }
 
+/** Runs `work`, which may be run twice: to do it again changes nothing. */
 async function asked<T>(operation: string, work: () => Promise<T>): Promise<T> {
   try {
-    return await work();
+    return await work().catch((error: unknown) => {
+      // The SDK notes how far the clock is off the server's, from every answer. When a wrong clock is set right, that note
+      // is wrong for one request, which the SDK gives up on (it asks again only while the clock is off).
+      if (error instanceof Error && error.name === 'RequestTimeTooSkewed') return work();
+      throw error;
+    });
   } catch (error) {
     // The SDK's own messages may name hosts and keys; its names for what happened do not.
     const reason = error instanceof Error ? ('code' in error ? String(error.code) : '') || error.name : 'unknown';

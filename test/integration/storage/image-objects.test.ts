@@ -1,7 +1,7 @@
 /** Images in S3-compatible storage: a real server, taken away in the middle. */
 import { randomBytes } from 'node:crypto';
 import { pino } from 'pino';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, inject, it, vi } from 'vitest';
 import { sweep } from '../../../src/jobs/sweep.js';
 import { createMetrics } from '../../../src/observability/metrics.js';
 import { createAnalysis, deleteAnalysis } from '../../../src/storage/analyses.js';
@@ -97,6 +97,24 @@ describe('images in S3', () => {
       expect((await readImageBytes(each, inPostgres, 0))?.toString()).toBe('postgres');
     }
     await expect(readImageBytes(open(null), inS3, 0)).rejects.toThrow(/S3_BUCKET is not set/);
+  });
+
+  it('come and go while the clock is set forward and back', async () => {
+    // The run's server: its process keeps the right time.
+    const elsewhere = openTestObjectStore(inject('s3Url'));
+    const clocks = { 'an hour ahead': 3_600_000, right: 0, 'an hour behind': -3_600_000 };
+    try {
+      for (const clock of ['right', 'an hour ahead', 'right', 'an hour behind', 'right'] as const) {
+        vi.useRealTimers();
+        vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + clocks[clock] });
+        await elsewhere.put('clock', Buffer.from(clock));
+        expect((await elsewhere.get('clock'))?.toString()).toBe(clock);
+      }
+      await elsewhere.remove(['clock']);
+    } finally {
+      vi.useRealTimers();
+      elsewhere.close();
+    }
   });
 
   it('hold up neither orders nor the sweep of a store that is away', async () => {
