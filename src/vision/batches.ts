@@ -3,6 +3,7 @@
  * is taken apart again. Pure; the pool (infer.ts) owns threads and time.
  */
 import type { CellsInput, CellsOutput } from './infer-messages.js';
+import { release } from './release.js';
 
 /** Crops in one run. On a processor larger runs are slower (4 fit its cache) and keep others waiting; a GPU wants more of them. */
 export const BATCH_CROPS = { cpu: 4, cuda: 64 } as const;
@@ -59,7 +60,12 @@ export function answerPart(output: CellsOutput, first: number, count: number): C
   };
 }
 
-/** The answers for consecutive parts of one input, in one piece. */
+/** Frees an answer that has been read. Where its run held other inputs too, their answers stay. */
+export function releaseAnswer(output: CellsOutput): void {
+  release(...VALUES.map((key) => output[key]));
+}
+
+/** The answers for consecutive parts of one input, in one piece. The parts are not to be read any more. */
 export function joinAnswers(parts: readonly CellsOutput[]): CellsOutput {
   const [only] = parts;
   if (only !== undefined && parts.length === 1) return only;
@@ -76,5 +82,6 @@ export function joinAnswers(parts: readonly CellsOutput[]): CellsOutput {
     keyof Values,
     Float32Array<ArrayBuffer>
   >;
+  for (const part of parts) releaseAnswer(part);
   return { kind: 'cells', count: parts.reduce((sum, { count }) => sum + count, 0), ...values };
 }

@@ -1,5 +1,6 @@
 /** The SG-CLDFF network on every candidate: cut the crops, run them in batches, keep what later steps need. */
 import type { CellType } from '../hematology/cell-types.js';
+import { releaseAnswer } from './batches.js';
 import type { CellsInput, CellsOutput } from './infer-messages.js';
 import { BACKGROUND, type CellShape, classify, SMALLEST_RADIUS_UM, shapesOfCrop } from './instances.js';
 import type { Located } from './locate.js';
@@ -107,8 +108,9 @@ async function inferBatch(batch: readonly Place[], context: Context): Promise<Ce
   const windows = batch.map(
     ({ x, y }): Box => ({ x: x - sidePx / 2, y: y - sidePx / 2, width: sidePx, height: sidePx }),
   );
-  const crops = new Uint8Array(new SharedArrayBuffer(batch.length * pixels * 3));
-  const prior = new Float32Array(new SharedArrayBuffer(batch.length * pixels * Float32Array.BYTES_PER_ELEMENT));
+  const block = takeBlock(pixels);
+  const crops = new Uint8Array(block.crops, 0, batch.length * pixels * 3);
+  const prior = new Float32Array(block.prior, 0, batch.length * pixels);
   for (const [i, window] of windows.entries()) {
     sampleWindow(image, window, size, crops.subarray(i * pixels * 3, (i + 1) * pixels * 3));
     sampleMap(located.saliency, window, size, prior.subarray(i * pixels, (i + 1) * pixels));
@@ -121,7 +123,31 @@ async function inferBatch(batch: readonly Place[], context: Context): Promise<Ce
     if (answer !== undefined) answers.push(answer);
     await nextTurn();
   }
+  // A run that failed may still be reading: then the block is left to the garbage collector.
+  spareBlocks.push(block);
+  releaseAnswer(output);
   return answers;
+}
+
+/** Shared memory for the crops of a batch. */
+interface Block {
+  readonly crops: SharedArrayBuffer;
+  readonly prior: SharedArrayBuffer;
+}
+
+/** Those that nobody uses now, at most as many as were ever in use at once: what is overwritten costs less than what comes anew. */
+const spareBlocks: Block[] = [];
+
+function takeBlock(pixels: number): Block {
+  const bytes = BATCH * pixels * 3;
+  const at = spareBlocks.findIndex(({ crops }) => crops.byteLength === bytes);
+  const [spare] = at < 0 ? [] : spareBlocks.splice(at, 1);
+  return (
+    spare ?? {
+      crops: new SharedArrayBuffer(bytes),
+      prior: new SharedArrayBuffer(BATCH * pixels * Float32Array.BYTES_PER_ELEMENT),
+    }
+  );
 }
 
 function describe(

@@ -17,6 +17,7 @@ import type {
   WorkerMessage,
 } from './infer-messages.js';
 import type { SessionSignature, TensorSignature } from './manifest.js';
+import { release } from './release.js';
 
 if (parentPort === null) throw new Error('infer-worker runs as a worker thread only');
 // The native library would write to stderr past the program's logger; what matters comes back as an exception.
@@ -90,6 +91,7 @@ const OUT_OF_MEMORY = /out of memory|failed to allocate|alloc_failed|bad.?alloc|
 async function runField(sessions: Sessions, input: FieldInput): Promise<FieldOutput> {
   const field = new Tensor('uint8', input.rgb, [1, input.height, input.width, 3]);
   const outputs = await sessions.saliency.run({ [fieldSpec.input]: field });
+  release(input.rgb);
   return {
     kind: 'field',
     width: input.width / fieldSpec.stride,
@@ -128,6 +130,7 @@ async function runCells(
     [cellSpec.inputs.crops]: new Tensor('uint8', crops, [padded, size, size, 3]),
     [cellSpec.inputs.prior]: new Tensor('float32', prior, [padded, size, size]),
   });
+  release(crops, prior);
   const values = (name: string): Float32Array<ArrayBuffer> => floats(outputs, name, count / padded);
   return {
     kind: 'cells',

@@ -3,6 +3,7 @@ import { flood } from './flood.js';
 import type { FieldOutput } from './infer-messages.js';
 import type { SaliencyManifest } from './manifest.js';
 import { type FieldMap, nextTurn, padTile, resizeRegion } from './raster.js';
+import { release } from './release.js';
 import { MICRONS_PER_PIXEL_RANGE, type RunField } from './scale.js';
 import type { Box, ImageScale, RgbImage } from './types.js';
 
@@ -68,6 +69,7 @@ export async function locateCells(
     const output = await run({ kind: 'field', width, height, rgb: padTile(field, tile.outer, width, height) });
     paste(output, output.saliency, tile, spec.stride, saliency, mapWidth, mapHeight);
     paste(output, output.centres, tile, spec.stride, centres, mapWidth, mapHeight);
+    release(output.saliency, output.centres);
     await nextTurn();
   }
   const map = { width: mapWidth, height: mapHeight, cellWidth, cellHeight };

@@ -1,0 +1,65 @@
+import { describe, expect, it } from 'vitest';
+import { answerPart, joinAnswers, releaseAnswer } from '../../../src/vision/batches.js';
+import type { CellsOutput } from '../../../src/vision/infer-messages.js';
+import { release } from '../../../src/vision/release.js';
+
+/** Node.js 20 leaves everything to its garbage collector. */
+const FREED = 'transfer' in ArrayBuffer.prototype;
+
+function answer(count: number, value: number): CellsOutput {
+  const values = (length: number) => new Float32Array(count * length).fill(value);
+  return {
+    kind: 'cells',
+    count,
+    probabilities: values(3),
+    segmentation: values(12),
+    cam: values(4),
+    consistency: values(1),
+    attributes: values(2),
+    reject: values(1),
+  };
+}
+
+describe('release', () => {
+  it('gives back what is whole', () => {
+    const bytes = new Uint8Array(100);
+    const floats = new Float32Array(10);
+    release(bytes, floats);
+    expect([bytes.byteLength, floats.byteLength]).toEqual(FREED ? [0, 0] : [100, 40]);
+  });
+
+  it('leaves a part of a larger block, which others read', () => {
+    const block = new Float32Array(10).fill(1);
+    release(block.subarray(0, 5));
+    expect(block[9]).toBe(1);
+  });
+
+  it('may be asked twice', () => {
+    const bytes = new Uint8Array(100);
+    release(bytes);
+    expect(() => release(bytes)).not.toThrow();
+  });
+});
+
+describe('answers', () => {
+  it('go with being joined, their values stay', () => {
+    const parts = [answer(2, 1), answer(1, 2)];
+    const joined = joinAnswers(parts);
+    expect([...joined.consistency]).toEqual([1, 1, 2]);
+    expect(parts.map(({ segmentation }) => segmentation.length)).toEqual(FREED ? [0, 0] : [24, 12]);
+  });
+
+  it('of a run that others shared stay for the others', () => {
+    const run = answer(3, 7);
+    const [mine, theirs] = [answerPart(run, 0, 2), answerPart(run, 2, 1)];
+    joinAnswers([mine, answer(1, 1)]);
+    releaseAnswer(mine);
+    expect([...theirs.probabilities]).toEqual([7, 7, 7]);
+  });
+
+  it('that came in one piece are the same piece', () => {
+    const only = answer(2, 3);
+    expect(joinAnswers([only])).toBe(only);
+    expect(only.segmentation.length).toBe(24);
+  });
+});
