@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { answerPart, bucketOf, bucketsUpTo, joinAnswers, partOf } from '../../../src/vision/batches.js';
 import type { CellsInput, CellsOutput } from '../../../src/vision/infer-messages.js';
+import { cellsOutput } from '../../support/cells-output.js';
 
 const input = (count: number): CellsInput => ({
   kind: 'cells',
@@ -9,20 +10,7 @@ const input = (count: number): CellsInput => ({
   prior: new Float32Array(new SharedArrayBuffer(count * 4)),
 });
 /** Each value says which crop it belongs to. */
-const output = (count: number, first = 0): CellsOutput => {
-  const values = (length: number): Float32Array<ArrayBuffer> =>
-    new Float32Array(count * length).map((_, i) => first + Math.floor(i / length));
-  return {
-    kind: 'cells',
-    count,
-    probabilities: values(9),
-    segmentation: values(12),
-    cam: values(4),
-    consistency: values(1),
-    attributes: values(5),
-    reject: values(1),
-  };
-};
+const output = (count: number, first = 0): CellsOutput => cellsOutput(count, (crop) => first + crop);
 
 describe('buckets', () => {
   it('are powers of two up to the most that is allowed, which is one itself', () => {

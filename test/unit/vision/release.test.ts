@@ -2,23 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { answerPart, joinAnswers, releaseAnswer } from '../../../src/vision/batches.js';
 import type { CellsOutput } from '../../../src/vision/infer-messages.js';
 import { release } from '../../../src/vision/release.js';
+import { cellsOutput } from '../../support/cells-output.js';
 
 /** Node.js 20 leaves everything to its garbage collector. */
 const FREED = 'transfer' in ArrayBuffer.prototype;
 
-function answer(count: number, value: number): CellsOutput {
-  const values = (length: number) => new Float32Array(count * length).fill(value);
-  return {
-    kind: 'cells',
-    count,
-    probabilities: values(3),
-    segmentation: values(12),
-    cam: values(4),
-    consistency: values(1),
-    attributes: values(2),
-    reject: values(1),
-  };
-}
+const answer = (count: number, value: number): CellsOutput => cellsOutput(count, () => value);
 
 describe('release', () => {
   it('gives back what is whole', () => {
