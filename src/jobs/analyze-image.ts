@@ -20,6 +20,7 @@ import {
   encodeRgbPng,
   type ImageAnalysis,
   type ModelInfo,
+  release,
   UndecodableImageError,
 } from '../vision/index.js';
 import { announce, endAnalysis, type FinishJobDeps, finishAnalysis } from './finish-analysis.js';
@@ -140,7 +141,7 @@ async function runImage<Stored>(
   }
 }
 
-/** What vision found, in the form that storage keeps: PNG instead of rasters, and the border rule applied. */
+/** What vision found, in the form that storage keeps: PNG instead of rasters, which are freed, and the border rule applied. */
 export async function toImageResult(analysis: ImageAnalysis, model: ModelInfo): Promise<ImageResult> {
   const [saliency, cells] = await Promise.all([
     encodeGreyPng(analysis.saliency),
@@ -155,6 +156,7 @@ async function toCellResult(cell: CellFinding, image: { width: number; height: n
     encodeRgbPng(cell.crop),
     encodeGreyPng(cell.cam),
   ]);
+  release(cell.mask.data, cell.crop.data, cell.cam.data);
   const { window: _, ...found } = cell;
   return { ...found, counted: isCounted(cell, image), mask, crop, cam };
 }

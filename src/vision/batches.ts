@@ -41,26 +41,28 @@ const VALUES: readonly (keyof Values)[] = [
   'attributes',
   'reject',
 ];
+const valuesOf = (make: (key: keyof Values) => Float32Array<ArrayBuffer>): Values =>
+  Object.fromEntries(VALUES.map((key) => [key, make(key)])) as unknown as Values;
 
-/** The answer for one input of a run that held several, on the memory of the run's answer. */
-export function answerPart(output: CellsOutput, first: number, count: number): CellsOutput {
-  const part = (values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> => {
-    const length = values.length / output.count;
-    return values.subarray(first * length, (first + count) * length);
-  };
-  return {
-    kind: 'cells',
-    count,
-    probabilities: part(output.probabilities),
-    segmentation: part(output.segmentation),
-    cam: part(output.cam),
-    consistency: part(output.consistency),
-    attributes: part(output.attributes),
-    reject: part(output.reject),
-  };
+/** The answer of a run, taken apart into one for each of its inputs; it is not to be read itself any more. */
+export function answersOf(output: CellsOutput, counts: readonly number[]): CellsOutput[] {
+  if (counts.length === 1) return [output];
+  let at = 0;
+  const answers = counts.map((count): CellsOutput => {
+    const first = at;
+    at += count;
+    // A copy, so that the memory of each goes with its reader.
+    const part = (values: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> => {
+      const length = values.length / output.count;
+      return values.slice(first * length, (first + count) * length);
+    };
+    return { kind: 'cells', count, ...valuesOf((key) => part(output[key])) };
+  });
+  releaseAnswer(output);
+  return answers;
 }
 
-/** Frees an answer that has been read. Where its run held other inputs too, their answers stay. */
+/** Frees an answer that has been read. */
 export function releaseAnswer(output: CellsOutput): void {
   release(...VALUES.map((key) => output[key]));
 }
@@ -78,10 +80,7 @@ export function joinAnswers(parts: readonly CellsOutput[]): CellsOutput {
     }
     return all;
   };
-  const values = Object.fromEntries(VALUES.map((key) => [key, joined(key)])) as Record<
-    keyof Values,
-    Float32Array<ArrayBuffer>
-  >;
+  const values = valuesOf(joined);
   for (const part of parts) releaseAnswer(part);
   return { kind: 'cells', count: parts.reduce((sum, { count }) => sum + count, 0), ...values };
 }

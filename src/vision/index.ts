@@ -13,6 +13,7 @@ import { loadModel, type Manifest } from './manifest.js';
 import { describeMorphology } from './morphology.js';
 import { assessQuality } from './quality.js';
 import { nextTurn, toGrey } from './raster.js';
+import { release } from './release.js';
 import { createRoom } from './room.js';
 import { estimateScale, MICRONS_PER_PIXEL_RANGE } from './scale.js';
 import type { CellFinding, ImageAnalysis, ImageScale, ModelInfo, RgbImage } from './types.js';
@@ -21,6 +22,7 @@ export type { DecodeLimits } from './decode.js';
 export { AnalysisCrashedError, ExecutionProviderError, ModelError, UndecodableImageError } from './errors.js';
 export type { InferenceObserver } from './infer.js';
 export { decodeGreyPng, encodeGreyPng, encodeRgbPng } from './png.js';
+export { release } from './release.js';
 export * from './render.js';
 export { MICRONS_PER_PIXEL_RANGE } from './scale.js';
 export type * from './types.js';
@@ -140,14 +142,17 @@ async function analyze(
   return stage('postprocess', async (timingsMs) => {
     const cells = await describeCells(answers, image, scale, manifest);
     const scaleFlags = scale.source === 'unknown' ? ['scale_unknown'] : [];
+    const quality = await assessQuality(located.field, [...scaleFlags, ...decoded.flags]);
+    const saliency = toGrey(located.saliency.width, located.saliency.height, located.saliency.data);
+    release(image.data, located.field.data, located.saliency.data);
     return {
       width: image.width,
       height: image.height,
       scale,
-      quality: await assessQuality(located.field, [...scaleFlags, ...decoded.flags]),
+      quality,
       saliencyConsistency: imageConsistency(cells),
       cells,
-      saliency: toGrey(located.saliency.width, located.saliency.height, located.saliency.data),
+      saliency,
       timingsMs,
     };
   });

@@ -4,7 +4,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import { answerPart } from './batches.js';
+import { answersOf } from './batches.js';
 import { AnalysisCrashedError, ExecutionProviderError, InferenceError, ModelError } from './errors.js';
 import type {
   CellsInput,
@@ -317,16 +317,18 @@ class Pool implements InferencePool {
 
   private answered({ tasks }: Run, { output, durationMs }: Extract<WorkerMessage, { type: 'result' }>): void {
     this.report(tasks, durationMs, 'completed');
-    let at = 0;
-    for (const task of tasks) {
-      if (task.kind === 'field') {
-        if (output.kind === 'field') task.job.resolve(output);
-        else task.job.reject(new InferenceError('The worker answered another job.'));
-      } else {
-        if (output.kind === 'cells') task.answer(task.first, answerPart(output, at, task.input.count));
-        else task.job.reject(new InferenceError('The worker answered another job.'));
-        at += task.input.count;
-      }
+    const answers =
+      output.kind === 'cells'
+        ? answersOf(
+            output,
+            tasks.map((task) => cropsOf([task])),
+          )
+        : [];
+    for (const [i, task] of tasks.entries()) {
+      const answer = answers[i];
+      if (task.kind === 'field' && output.kind === 'field') task.job.resolve(output);
+      else if (task.kind === 'cells' && answer !== undefined) task.answer(task.first, answer);
+      else task.job.reject(new InferenceError('The worker answered another job.'));
     }
   }
 

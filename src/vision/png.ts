@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import { constants, crc32, deflate, deflateSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { bytesAt, kernels, layOut, put, room } from './kernels.js';
+import { release } from './release.js';
 import type { GreyImage, RgbImage } from './types.js';
 
 // Decided results of the same size over and over: a middle level keeps the request short and the file small.
@@ -60,8 +61,15 @@ async function encodeSmall({ width, height, data }: GreyImage | RgbImage, channe
   header[8] = 8;
   header[9] = COLOUR_TYPE[channels];
   const bytes = bytesAt(filtered, (row + 1) * height);
-  const packed = bytes.length < WORTH_A_THREAD ? deflateSync(bytes, RUNS) : await deflateApart(bytes.slice(), RUNS);
+  const packed = bytes.length < WORTH_A_THREAD ? deflateSync(bytes, RUNS) : await packApart(bytes.slice());
   return Buffer.concat([SIGNATURE, chunk('IHDR', header), chunk('IDAT', packed), chunk('IEND', Buffer.alloc(0))]);
+}
+
+/** On another thread. Frees what it has packed. */
+async function packApart(bytes: Uint8Array): Promise<Buffer> {
+  const packed = await deflateApart(bytes, RUNS);
+  release(bytes);
+  return packed;
 }
 
 /** A chunk of the PNG specification: length, type, content, and the checksum of the last two. */

@@ -6,9 +6,13 @@
 /** In Node.js 20 it is missing, which collects earlier. */
 type Transferable = ArrayBuffer & { transfer?(length: number): ArrayBuffer };
 
-/** Frees arrays that nobody reads any more. One that is part of a larger block stays: others read the rest of it. */
-export function release(...arrays: readonly (Uint8Array<ArrayBuffer> | Float32Array<ArrayBuffer>)[]): void {
+/**
+ * Frees arrays that nobody reads any more. One that is part of a larger block stays, because others read the rest of it, and so does
+ * shared memory.
+ */
+export function release(...arrays: readonly (Uint8Array | Float32Array)[]): void {
   for (const { buffer, byteLength } of arrays) {
-    if (byteLength > 0 && byteLength === buffer.byteLength) (buffer as Transferable).transfer?.(0);
+    const whole = buffer instanceof ArrayBuffer && byteLength > 0 && byteLength === buffer.byteLength;
+    if (whole) (buffer as Transferable).transfer?.(0);
   }
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { answerPart, bucketOf, bucketsUpTo, joinAnswers, partOf } from '../../../src/vision/batches.js';
+import { answersOf, bucketOf, bucketsUpTo, joinAnswers, partOf } from '../../../src/vision/batches.js';
 import type { CellsInput, CellsOutput } from '../../../src/vision/infer-messages.js';
 import { cellsOutput } from '../../support/cells-output.js';
 
@@ -39,10 +39,10 @@ describe('parts', () => {
   });
 
   it('of an answer belong to the crops they are for, and joined again make the whole', () => {
-    const whole = output(7);
-    const part = answerPart(whole, 3, 2);
-    expect([...part.consistency]).toEqual([3, 4]);
-    expect([...part.cam]).toEqual([3, 3, 3, 3, 4, 4, 4, 4]);
-    expect(joinAnswers([answerPart(whole, 0, 3), part, answerPart(whole, 5, 2)])).toEqual(whole);
+    const parts = answersOf(output(7), [3, 2, 2]);
+    expect(parts.map(({ count }) => count)).toEqual([3, 2, 2]);
+    expect([...(parts[1]?.consistency ?? [])]).toEqual([3, 4]);
+    expect([...(parts[1]?.cam ?? [])]).toEqual([3, 3, 3, 3, 4, 4, 4, 4]);
+    expect(joinAnswers(parts)).toEqual(output(7));
   });
 });

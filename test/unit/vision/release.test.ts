@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { answerPart, joinAnswers, releaseAnswer } from '../../../src/vision/batches.js';
+import { answersOf, joinAnswers, releaseAnswer } from '../../../src/vision/batches.js';
 import type { CellsOutput } from '../../../src/vision/infer-messages.js';
 import { release } from '../../../src/vision/release.js';
 import { cellsOutput } from '../../support/cells-output.js';
@@ -23,6 +23,12 @@ describe('release', () => {
     expect(block[9]).toBe(1);
   });
 
+  it('leaves shared memory', () => {
+    const shared = new Uint8Array(new SharedArrayBuffer(10)).fill(1);
+    release(shared);
+    expect(shared[9]).toBe(1);
+  });
+
   it('may be asked twice', () => {
     const bytes = new Uint8Array(100);
     release(bytes);
@@ -38,12 +44,20 @@ describe('answers', () => {
     expect(parts.map(({ segmentation }) => segmentation.length)).toEqual(FREED ? [0, 0] : [24, 12]);
   });
 
-  it('of a run that others shared stay for the others', () => {
+  it('of a run for several inputs go each with its reader', () => {
     const run = answer(3, 7);
-    const [mine, theirs] = [answerPart(run, 0, 2), answerPart(run, 2, 1)];
-    joinAnswers([mine, answer(1, 1)]);
+    const [mine, theirs] = answersOf(run, [2, 1]);
+    expect(run.segmentation.length).toBe(FREED ? 0 : 36);
+    if (mine === undefined || theirs === undefined) throw new Error('two inputs, two answers');
     releaseAnswer(mine);
+    expect(mine.probabilities.length).toBe(FREED ? 0 : 6);
     expect([...theirs.probabilities]).toEqual([7, 7, 7]);
+  });
+
+  it('of a run for one input are not copied', () => {
+    const run = answer(3, 7);
+    expect(answersOf(run, [3])).toEqual([run]);
+    expect(run.segmentation.length).toBe(36);
   });
 
   it('that came in one piece are the same piece', () => {
