@@ -147,6 +147,7 @@ export async function toImageResult(analysis: ImageAnalysis, model: ModelInfo): 
     encodeGreyPng(analysis.saliency),
     Promise.all(analysis.cells.map((cell) => toCellResult(cell, analysis))),
   ]);
+  release(analysis.saliency.data);
   return { ...analysis, model, saliency, cells };
 }
 

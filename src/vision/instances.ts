@@ -4,6 +4,7 @@ import { flood } from './flood.js';
 import { bytesAt, kernels, layOut, put, room, zeroedRoom } from './kernels.js';
 import type { CellsManifest } from './manifest.js';
 import { putSamples, samplesAlong } from './raster.js';
+import { release } from './release.js';
 import { type Part, splitCells, withoutSpurs } from './split.js';
 import type { Box, CellFlag, GreyImage } from './types.js';
 
@@ -72,8 +73,8 @@ export function shapesOfCrop(
     y: window.y + (y * window.height) / side,
   }));
   const region = foregroundRegion(own.probabilities, side, window, imageWidth, imageHeight);
-  if (region === undefined) return undefined;
-  const shape = cellIn(own.probabilities, side, window, region);
+  const shape = region && cellIn(own.probabilities, side, window, region);
+  release(own.probabilities);
   return shape === undefined ? undefined : { central: shape, neighbours };
 }
 

@@ -77,6 +77,7 @@ export async function locateCells(
   // A peak in the padding's last map cell may lie just outside.
   const inside = ({ x, y }: Candidate): boolean => x < image.width && y < image.height;
   const peaks = findPeaks({ ...map, data: centres }, spec.centreThreshold / 2, radiusPx).filter(inside);
+  release(centres);
   const regionCells = SMALLEST_REGION_UM2 / (cellWidth * cellHeight * micronsPerPixel ** 2);
   const candidates = chooseCandidates(peaks, { ...map, data: saliency }, spec.centreThreshold, regionCells);
   return {

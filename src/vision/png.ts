@@ -3,7 +3,7 @@
  * smallest picture and packs a crop no better. Large ones go to libvips, on a thread of its own.
  */
 import { promisify } from 'node:util';
-import { constants, crc32, deflate, deflateSync } from 'node:zlib';
+import { constants, crc32, deflate, deflateSync, type ZlibOptions } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { bytesAt, kernels, layOut, put, room } from './kernels.js';
 import { release } from './release.js';
@@ -17,7 +17,9 @@ const SMALL_PIXELS = 1 << 16;
 const WORTH_A_THREAD = 1 << 15;
 /** Differences of rows leave nothing to search for but runs: this is quicker than any search, and packs a crop tighter. */
 const RUNS = { strategy: constants.Z_RLE } as const;
-const deflateApart = promisify<Uint8Array, typeof RUNS, Buffer>(deflate);
+/** A mask packs into some hundred bytes. */
+const FEW_RUNS = { ...RUNS, chunkSize: 1 << 12 } as const;
+const deflateApart = promisify<Uint8Array, ZlibOptions, Buffer>(deflate);
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 const COLOUR_TYPE = { 1: 0, 3: 2 } as const;
 
@@ -55,29 +57,44 @@ async function encodeSmall({ width, height, data }: GreyImage | RgbImage, channe
   const filtered = room((row + 1) * height);
   // Every row as its difference from the row above: smooth pictures become small numbers.
   kernels.differences(put(data), row, height, filtered);
+  const bytes = bytesAt(filtered, (row + 1) * height);
+  const packed = bytes.length < WORTH_A_THREAD ? deflateSync(bytes, FEW_RUNS) : await packApart(bytes.slice());
+  return file(width, height, channels, packed);
+}
+
+/** On another thread. Frees what it has packed. */
+async function packApart(bytes: Uint8Array): Promise<Buffer> {
+  // Room for all of it: else it comes back for more, several times.
+  const packed = await deflateApart(bytes, { ...RUNS, chunkSize: bytes.length });
+  release(bytes);
+  return packed;
+}
+
+/** The parts of the PNG specification around packed rows. */
+function file(width: number, height: number, channels: Channels, packed: Uint8Array): Buffer {
   const header = Buffer.alloc(13);
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header[8] = 8;
   header[9] = COLOUR_TYPE[channels];
-  const bytes = bytesAt(filtered, (row + 1) * height);
-  const packed = bytes.length < WORTH_A_THREAD ? deflateSync(bytes, RUNS) : await packApart(bytes.slice());
-  return Buffer.concat([SIGNATURE, chunk('IHDR', header), chunk('IDAT', packed), chunk('IEND', Buffer.alloc(0))]);
-}
-
-/** On another thread. Frees what it has packed. */
-async function packApart(bytes: Uint8Array): Promise<Buffer> {
-  const packed = await deflateApart(bytes, RUNS);
-  release(bytes);
-  return packed;
-}
-
-/** A chunk of the PNG specification: length, type, content, and the checksum of the last two. */
-function chunk(type: string, content: Uint8Array): Buffer {
-  const out = Buffer.alloc(content.length + 12);
-  out.writeUInt32BE(content.length, 0);
-  out.write(type, 4, 'latin1');
-  out.set(content, 8);
-  out.writeUInt32BE(crc32(out.subarray(4, content.length + 8)), content.length + 8);
+  const chunks = [
+    ['IHDR', header],
+    ['IDAT', packed],
+    ['IEND', new Uint8Array(0)],
+  ] as const;
+  const length = chunks.reduce((sum, [, content]) => sum + content.length + AROUND_CHUNK, SIGNATURE.length);
+  const out = Buffer.allocUnsafe(length);
+  out.set(SIGNATURE);
+  let at = SIGNATURE.length;
+  for (const [type, content] of chunks) at = putChunk(out, at, type, content);
   return out;
 }
+
+/** Length, type, content, and the checksum of the last two. Returns where the next chunk goes. */
+function putChunk(out: Buffer, at: number, type: string, content: Uint8Array): number {
+  out.writeUInt32BE(content.length, at);
+  out.write(type, at + 4, 'latin1');
+  out.set(content, at + 8);
+  return out.writeUInt32BE(crc32(out.subarray(at + 4, at + 8 + content.length)), at + 8 + content.length);
+}
+const AROUND_CHUNK = 12;

@@ -10,7 +10,7 @@ type Transferable = ArrayBuffer & { transfer?(length: number): ArrayBuffer };
  * Frees arrays that nobody reads any more. One that is part of a larger block stays, because others read the rest of it, and so does
  * shared memory.
  */
-export function release(...arrays: readonly (Uint8Array | Float32Array)[]): void {
+export function release(...arrays: readonly (Uint8Array | Int32Array | Float32Array)[]): void {
   for (const { buffer, byteLength } of arrays) {
     const whole = buffer instanceof ArrayBuffer && byteLength > 0 && byteLength === buffer.byteLength;
     if (whole) (buffer as Transferable).transfer?.(0);

@@ -3,6 +3,7 @@
  * takes them apart: seeds are the places farthest from the edge, and two stay apart where the way between them narrows.
  */
 import { bytesAt, floatsAt, kernels, layOut, put, room, zeroedRoom } from './kernels.js';
+import { release } from './release.js';
 
 /** One cell of a blob, in pixels of the grid. */
 export interface Part {
@@ -58,7 +59,9 @@ export function splitCells(foreground: Uint8Array, side: number, minRadius: numb
       if (into !== undefined) cells[lower] = rootIn(cells, into);
     }
   }
-  return collect(foreground, basin, cells, blobs, distance, side);
+  const split = collect(foreground, basin, cells, blobs, distance, side);
+  release(distance, basin, cells, blobs);
+  return split;
 }
 
 /** A pixel's highest neighbour that is in a basin (−1: there is none); the basins it touches, by their roots, go to `roots`. */
