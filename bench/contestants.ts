@@ -36,6 +36,16 @@ export interface Started {
   stop(): Promise<void>;
 }
 
+/** Nobody else moves: some look around a hundred times a second for something to do. */
+export async function inTurn<T>({ processes }: Started, work: () => Promise<T>): Promise<T> {
+  for (const one of processes) one.resume();
+  try {
+    return await work();
+  } finally {
+    for (const one of processes) one.pause();
+  }
+}
+
 export interface Contestant {
   readonly name: string;
   /** What is tuned, in words. */

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool } from 'undici';
 import { MICRONS_PER_PIXEL } from './images.js';
-import { quantile } from './statistics.js';
+import { median, quantile } from './statistics.js';
 
 const BOUNDARY = 'leukodiff-bench';
 
@@ -223,4 +223,10 @@ export async function readAgain(
     p50: quantile(latencies, 0.5),
     p99: quantile(latencies, 0.99),
   };
+}
+
+/** Of several rounds with as many readers. */
+export function medianOf(rounds: readonly Reads[]): Reads {
+  const of = (key: keyof Reads): number => median(rounds.map((round) => round[key]));
+  return { connections: of('connections'), perSecond: of('perSecond'), p50: of('p50'), p99: of('p99') };
 }

@@ -3,6 +3,11 @@ import { type ServiceResult, serviceReport, targetsOf } from '../../../bench/ser
 
 const throughput = (imagesPerSecond: number[]) => ({ setting: 'defaults', imagesPerSecond, p50: 20, p99: 70 });
 
+const tables = (analyses: number, msOfTen: number[]) => ({
+  ...{ analyses, msOfTen, databaseMb: 30 },
+  ...{ readsPerSecond: [1800, 2000, 1900], readsP99: [15, 14, 16], listMs: [5, 6, 5.5] },
+});
+
 const RESULT: ServiceResult = {
   conditions: {
     measured: '2026-01-01',
@@ -32,7 +37,7 @@ const RESULT: ServiceResult = {
   ],
   workerPeakMb: 650,
   storedBytesAnImage: { pictures: 100_000, numbers: 9000 },
-  growth: { msPerImage: [{ images: 1, ms: 10 }], tables: [] },
+  growth: { msPerImage: [{ images: 1, ms: 10 }], tables: [tables(150, [80, 40, 60]), tables(100_150, [88, 60, 66])] },
   tookSeconds: 1,
 };
 
@@ -62,6 +67,13 @@ it('gives an idle image the limit of its own round', () => {
 it('asks for readers who get both the rate and the time', () => {
   expect(target('reads').missedBy).toBeLessThan(0);
   expect(target('reads', { ...RESULT, reads: RESULT.reads.slice(1) }).missedBy).toBeCloseTo(0.5);
+});
+
+it('holds full tables against empty ones of the same round', () => {
+  expect(target('10^5').got).toBe('1.1 (1.1–1.5) ×');
+  expect(target('10^5').missedBy).toBeLessThan(0);
+  const slow = [tables(150, [80, 40, 60]), tables(100_150, [160, 80, 120])];
+  expect(target('10^5', { ...RESULT, growth: { ...RESULT.growth, tables: slow } }).missedBy).toBeCloseTo(1 / 3);
 });
 
 it('is told as a page with all that was measured', () => {
