@@ -83,7 +83,7 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
     case 'busy':
       return;
     case 'later':
-      return postpone(job, claim.at, token);
+      return postpone(job, claim.waitMs, token);
     case 'failing':
       return queues.addDelivery(deliveryId, { lane: 'failing' });
   }
@@ -98,17 +98,17 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
     return queues.addDelivery(deliveryId, { lane, again: true });
   }
   const schedule = delivery.eventType === PING_EVENT ? [] : (deps.retryScheduleMs ?? RETRY_SCHEDULE_MS);
-  const due = attempt.ok || attempt.final ? null : nextAttempt(delivery.attempts, attempt.retryAfterMs, schedule);
+  const retryInMs = attempt.ok || attempt.final ? null : waitAfter(delivery.attempts, attempt.retryAfterMs, schedule);
   const disableAfterMs = config.webhookDisableAfterDays * DAY;
-  const ended = await stored(() => endAttempt(db, delivery, attempt, { nextAttemptAt: due, disableAfterMs }));
+  const ended = await stored(() => endAttempt(db, delivery, attempt, { retryInMs, disableAfterMs }));
   const facts = { deliveryId, attempt: delivery.attempts, httpStatus: attempt.httpStatus };
   metrics.deliverySeconds.observe(attempt.durationMs / 1000);
   if (attempt.ok) {
     metrics.deliveries.inc({ outcome: 'delivered' });
     log.info(facts, 'webhook delivered');
   } else {
-    metrics.deliveries.inc({ outcome: due === null ? 'failed' : 'retry' });
-    log.warn({ ...facts, reason: attempt.error, next: due }, 'webhook not delivered');
+    metrics.deliveries.inc({ outcome: retryInMs === null ? 'failed' : 'retry' });
+    log.warn({ ...facts, reason: attempt.error, retryInMs }, 'webhook not delivered');
   }
   if (ended.disabled !== null) {
     log.warn({ endpointId: delivery.endpoint?.id, reason: ended.disabled }, 'webhook endpoint disabled');
@@ -116,25 +116,24 @@ export async function deliver(deps: DeliverDeps, lane: Lane, job: DeliveryJob, t
   for (const id of ended.waiting) {
     await queues.addDelivery(id, { lane: ended.failing ? 'failing' : 'prompt', again: true });
   }
-  if (due !== null && ended.disabled === null) await postpone(job, due, token);
+  if (retryInMs !== null && ended.disabled === null) await postpone(job, retryInMs, token);
 }
 
-async function postpone(job: DeliveryJob, due: Date, token: string): Promise<never> {
-  await job.moveToDelayed(Math.max(due.getTime(), Date.now() + 100), token);
+async function postpone(job: DeliveryJob, waitMs: number, token: string): Promise<never> {
+  await job.moveToDelayed(Date.now() + Math.ceil(Math.max(100, waitMs)), token);
   throw new DelayedError();
 }
 
-/** Null: the schedule is used up. */
-export function nextAttempt(
+/** Milliseconds until the attempt after so many; null: the schedule is used up. */
+export function waitAfter(
   attemptsMade: number,
   retryAfterMs: number | null,
   schedule: readonly number[],
-  nowMs = Date.now(),
-): Date | null {
+): number | null {
   const planned = schedule[attemptsMade - 1];
   if (planned === undefined) return null;
   const spread = planned * (1 + JITTER * (2 * Math.random() - 1));
-  return new Date(nowMs + Math.max(spread, Math.min(retryAfterMs ?? 0, LONGEST_RETRY_AFTER_MS)));
+  return Math.max(spread, Math.min(retryAfterMs ?? 0, LONGEST_RETRY_AFTER_MS));
 }
 
 interface PostResult extends AttemptResult {

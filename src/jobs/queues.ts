@@ -12,6 +12,7 @@ import {
   type JobsOptions,
   type PgPool,
   type Processor,
+  type Queue,
   runMigrations,
   type Telemetry,
   withBackend,
@@ -96,7 +97,11 @@ export interface DeliveryJobOptions {
   readonly lane?: Lane;
   /** Also where a job of this delivery is there that runs or waits for later; which of them comes first does it. */
   readonly again?: boolean;
+  readonly overdue?: Overdue;
 }
+
+/** True: it is due by the database's clock. Where its job waits for later, the clock that timed it was wrong, and it runs now. */
+type Overdue = boolean;
 
 export interface RunningWorker {
   /** Waits for running jobs; with `force` it leaves them to the lapse of their locks. */
@@ -112,7 +117,7 @@ export interface Queues {
   /** Takes the jobs of an analysis out; those that run go on and find their rows ended. */
   removeAnalysis(analysisId: string): Promise<void>;
   addDelivery(deliveryId: string, options?: DeliveryJobOptions): Promise<void>;
-  addReport(report: PendingReport): Promise<void>;
+  addReport(report: PendingReport, options?: { readonly overdue?: Overdue }): Promise<void>;
   work<Q extends QueueName>(
     name: Q,
     concurrency: number,
@@ -285,12 +290,14 @@ function build<B extends IQueueBackend, C>(
         await job?.remove({ removeChildren: true }).catch(() => undefined);
       }
     },
-    addDelivery: async (deliveryId, { lane = 'prompt', again = false } = {}) => {
+    addDelivery: async (deliveryId, { lane = 'prompt', again = false, overdue = false } = {}) => {
+      if (overdue && (await hasten([deliveries, failingDeliveries], deliveryId))) return;
       // Its row is its memory: a finished job that stayed would keep the sweep from adding it again.
       const opts = { removeOnComplete: true, removeOnFail: true, ...(again ? {} : { jobId: deliveryId }) };
       await (lane === 'prompt' ? deliveries : failingDeliveries).add('deliver', { deliveryId }, opts);
     },
-    addReport: async ({ id, channel }) => {
+    addReport: async ({ id, channel }, { overdue = false } = {}) => {
+      if (overdue && (await hasten([reports[channel]], id))) return;
       const opts = { jobId: id, removeOnComplete: true, removeOnFail: true };
       await reports[channel].add('send-report', { reportId: id }, opts);
     },
@@ -325,6 +332,18 @@ function build<B extends IQueueBackend, C>(
       await release();
     },
   };
+}
+
+/** Ends the wait of a job that is there and waits for its time. False: none does. */
+async function hasten(queues: readonly Pick<Queue, 'getJob'>[], jobId: string): Promise<boolean> {
+  for (const queue of queues) {
+    const job = await queue.getJob(jobId);
+    if (job === undefined || !(await job.isDelayed())) continue;
+    // Its time may come meanwhile.
+    await job.promote().catch(() => undefined);
+    return true;
+  }
+  return false;
 }
 
 export interface AnalysisToEnqueue {

@@ -13,7 +13,7 @@ import {
   markReportFailed,
   nextReport,
   type ReportChannel,
-  reportDueAt,
+  reportDueInMs,
 } from '../storage/reports.js';
 import type { QueueJob } from './queues.js';
 
@@ -61,7 +61,7 @@ export interface SendReportDeps {
 
 type SendReportJob = QueueJob<'leukodiff-hl7' | 'leukodiff-fhir'>;
 
-/** The job's function for one sender: it remembers when the receiver was last away. */
+/** The job's function for one sender: it remembers when the receiver was last away, by a clock that nobody sets. */
 export function reportJob(deps: SendReportDeps, sender: ReportSender) {
   const { db } = deps;
   let failures = 0;
@@ -72,27 +72,28 @@ export function reportJob(deps: SendReportDeps, sender: ReportSender) {
     // Those that waited for this one follow at once; their own jobs will find them done.
     while (reportId !== null) {
       const isOwn: boolean = reportId === job.data.reportId;
-      if (Date.now() < pausedUntilMs) {
-        if (isOwn) await postpone(job, new Date(pausedUntilMs), token);
+      const pauseLeftMs = pausedUntilMs - performance.now();
+      if (pauseLeftMs > 0) {
+        if (isOwn) await postpone(job, pauseLeftMs, token);
         return;
       }
       const report: ClaimedReport | null = await claimReport(db, reportId, sender.timeoutMs + LEASE_SLACK_MS);
       if (report === null) {
-        const due = isOwn ? await reportDueAt(db, reportId) : null;
-        if (due !== null) await postpone(job, due, token);
+        const dueInMs = isOwn ? await reportDueInMs(db, reportId) : null;
+        if (dueInMs !== null) await postpone(job, dueInMs, token);
         return;
       }
       const result = await sender.send(report);
       if (result.outcome === 'unreachable') {
         const pauses = deps.pauseMs ?? PAUSE_MS;
-        pausedUntilMs = Date.now() + (pauses[Math.min(failures, pauses.length - 1)] ?? 0);
+        pausedUntilMs = performance.now() + (pauses[Math.min(failures, pauses.length - 1)] ?? 0);
         failures += 1;
       } else {
         failures = 0;
       }
-      const due = await record(deps, sender.channel, report, result);
-      if (due !== null) {
-        if (isOwn) await postpone(job, due, token);
+      const retryInMs = await record(deps, sender.channel, report, result);
+      if (retryInMs !== null) {
+        if (isOwn) await postpone(job, retryInMs, token);
         return;
       }
       reportId = await nextReport(db, sender.channel, report.orderKey);
@@ -100,13 +101,13 @@ export function reportJob(deps: SendReportDeps, sender: ReportSender) {
   };
 }
 
-/** Notes what became of an attempt; returns when the next is due, null when there is none. */
+/** Notes what became of an attempt; returns the milliseconds until the next, null when there is none. */
 async function record(
   { db, metrics, log, stepsMs }: SendReportDeps,
   channel: ReportChannel,
   report: ClaimedReport,
   result: SendResult,
-): Promise<Date | null> {
+): Promise<number | null> {
   const seen = { reportId: report.id, channel, attempt: report.attempts };
   if (result.outcome === 'accepted') {
     await markReportDelivered(db, report.id, result.answer);
@@ -115,24 +116,24 @@ async function record(
     return null;
   }
   const refused = result.outcome === 'refused';
-  const due = nextAttempt(report, result, stepsMs ?? RETRY_STEPS_MS);
+  const retryInMs = waitAfter(report, result, stepsMs ?? RETRY_STEPS_MS);
   const answer = result.outcome === 'unreachable' ? null : result.answer;
   const error = result.outcome === 'unreachable' ? result.error : `the receiver answered ${result.answer}`;
-  await markReportFailed(db, report.id, { answer, error, refused }, due);
-  metrics.reports.inc({ channel, outcome: due === null ? 'failed' : 'retry' });
-  log.warn({ ...seen, reason: error, next: due }, due === null ? 'report given up' : 'report not delivered');
-  return due;
+  await markReportFailed(db, report.id, { answer, error, refused }, retryInMs);
+  metrics.reports.inc({ channel, outcome: retryInMs === null ? 'failed' : 'retry' });
+  log.warn({ ...seen, reason: error, retryInMs }, retryInMs === null ? 'report given up' : 'report not delivered');
+  return retryInMs;
 }
 
-function nextAttempt(report: ClaimedReport, result: SendResult, steps: readonly number[]): Date | null {
+function waitAfter(report: ClaimedReport, result: SendResult, steps: readonly number[]): number | null {
   if (result.outcome === 'refused' && report.refusals + 1 >= REFUSALS_BEFORE_GIVING_UP) return null;
   const step = steps[Math.min(report.attempts, steps.length) - 1] ?? 0;
   const asked = result.outcome === 'later' ? (result.retryAfterMs ?? 0) : 0;
   const wait = Math.max(step * (1 + JITTER * (2 * Math.random() - 1)), Math.min(asked, DAY));
-  return Date.now() + wait - report.createdAt.getTime() > GIVE_UP_MS ? null : new Date(Date.now() + wait);
+  return report.ageMs + wait > GIVE_UP_MS ? null : wait;
 }
 
-async function postpone(job: SendReportJob, due: Date, token: string): Promise<never> {
-  await job.moveToDelayed(Math.max(due.getTime(), Date.now()) + 100, token);
+async function postpone(job: SendReportJob, waitMs: number, token: string): Promise<never> {
+  await job.moveToDelayed(Date.now() + Math.ceil(Math.max(0, waitMs)) + 100, token);
   throw new DelayedError();
 }

@@ -128,8 +128,8 @@ async function reenqueue({ db, queues, metrics }: SweepDeps, graceMs: number): P
 async function reenqueueDeliveries({ db, queues, metrics }: SweepDeps, overdueMs: number): Promise<number> {
   const overdue = await overdueDeliveries(db, overdueMs, PAGE);
   for (const id of overdue) {
-    // Where its job is still there, adding it again does nothing.
-    await queues.addDelivery(id);
+    // Where its job is still there and may run, adding it again does nothing.
+    await queues.addDelivery(id, { overdue: true });
     metrics.reenqueued.inc({ kind: 'delivery' });
   }
   return overdue.length;
@@ -138,7 +138,7 @@ async function reenqueueDeliveries({ db, queues, metrics }: SweepDeps, overdueMs
 async function reenqueueReports({ db, queues, metrics, channels = [] }: SweepDeps, overdueMs: number): Promise<number> {
   const overdue = await overdueReports(db, channels, overdueMs, PAGE);
   for (const report of overdue) {
-    await queues.addReport(report);
+    await queues.addReport(report, { overdue: true });
     metrics.reenqueued.inc({ kind: 'report' });
   }
   return overdue.length;

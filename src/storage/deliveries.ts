@@ -14,6 +14,8 @@ import { type Database, inTransaction } from './database.js';
 export const ATTEMPTS_PER_DESTINATION = 1;
 /** Days of failure alone would disable an endpoint that was called twice in a week. */
 export const FAILURES_TO_DISABLE = 10;
+/** A timer of the queue may be this early. */
+const GRACE_MS = 1_000;
 export const PING_EVENT = 'webhook.ping';
 export const ENDPOINT_DISABLED = 'the endpoint is disabled';
 
@@ -48,8 +50,8 @@ export interface SigningEndpoint {
 
 export type Claim =
   | { readonly kind: 'claimed'; readonly delivery: Delivery }
-  /** Not due before then. */
-  | { readonly kind: 'later'; readonly at: Date }
+  /** Not due before so many milliseconds are over. */
+  | { readonly kind: 'later'; readonly waitMs: number }
   /** Enough attempts to its destination are under way; it will be named when one of them ends. */
   | { readonly kind: 'busy' }
   /** Its destination fails: it belongs into the other lane. */
@@ -64,8 +66,7 @@ interface ClaimRow {
   readonly eventType: string;
   readonly attempts: number;
   readonly destination: string;
-  readonly nextAttemptAt: Date;
-  readonly due: boolean;
+  readonly waitMs: number;
   readonly endpointId: string | null;
   readonly disabledAt: Date | null;
   readonly secret: Uint8Array | null;
@@ -88,9 +89,8 @@ export async function claimDelivery(
   return inTransaction(db.pool, async (client) => {
     if (!(await lockDestinationOf(client, id))) return { kind: 'none' };
     const { rows } = await client.query<ClaimRow>(
-      // A second of grace: timers of the queue and clocks of two machines differ.
       `SELECT d.id, coalesce(e.url, d.url) AS url, d.body, d.event_type AS "eventType", d.attempts, d.destination,
-              d.next_attempt_at AS "nextAttemptAt", d.next_attempt_at <= now() + interval '1 second' AS due,
+              (extract(epoch FROM d.next_attempt_at - now()) * 1000)::float8 AS "waitMs",
               d.endpoint_id AS "endpointId", e.disabled_at AS "disabledAt", e.secret,
               CASE WHEN e.previous_secret_until > now() THEN e.previous_secret END AS "previousSecret",
               f.destination IS NOT NULL AS failing,
@@ -114,7 +114,7 @@ export async function claimDelivery(
       );
       return { kind: 'none' };
     }
-    if (!row.due) return { kind: 'later', at: row.nextAttemptAt };
+    if (row.waitMs > GRACE_MS) return { kind: 'later', waitMs: row.waitMs };
     if (row.failing && lane === 'prompt') return { kind: 'failing' };
     if (row.underWay >= ATTEMPTS_PER_DESTINATION) return { kind: 'busy' };
     await client.query(
@@ -150,8 +150,8 @@ export interface Ended {
 }
 
 export interface EndOptions {
-  /** Null gives up. */
-  readonly nextAttemptAt: Date | null;
+  /** Until the next attempt, by the database's clock; null gives up. */
+  readonly retryInMs: number | null;
   /** An endpoint that has failed for so long is disabled. */
   readonly disableAfterMs: number;
 }
@@ -161,16 +161,16 @@ export async function endAttempt(
   db: Database,
   delivery: Pick<Delivery, 'id' | 'destination' | 'endpoint' | 'eventType'>,
   attempt: AttemptResult,
-  { nextAttemptAt, disableAfterMs }: EndOptions,
+  { retryInMs, disableAfterMs }: EndOptions,
 ): Promise<Ended> {
   const { id, destination, endpoint } = delivery;
   return inTransaction(db.pool, async (client) => {
     await lockDestination(client, destination);
-    const status = attempt.ok ? 'delivered' : nextAttemptAt === null ? 'failed' : 'pending';
+    const status = attempt.ok ? 'delivered' : retryInMs === null ? 'failed' : 'pending';
     const { rowCount } = await client.query(
-      `UPDATE deliveries SET status = $2::delivery_status, next_attempt_at = $3, claimed_until = NULL, last_status = $4,
-              last_error = $5, delivered_at = CASE WHEN $6 THEN now() ELSE delivered_at END WHERE id = $1`,
-      [id, status, attempt.ok ? null : nextAttemptAt, attempt.httpStatus, attempt.error, attempt.ok],
+      `UPDATE deliveries SET status = $2::delivery_status, next_attempt_at = now() + $3 * interval '1 millisecond',
+              claimed_until = NULL, last_status = $4, last_error = $5, delivered_at = CASE WHEN $6 THEN now() ELSE delivered_at END WHERE id = $1`,
+      [id, status, attempt.ok ? null : retryInMs, attempt.httpStatus, attempt.error, attempt.ok],
     );
     // The analysis may have been deleted meanwhile, and the delivery with it.
     if (rowCount === 1) {

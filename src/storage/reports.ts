@@ -28,7 +28,8 @@ export interface ClaimedReport {
   readonly attempts: number;
   /** Earlier attempts that the receiver refused. */
   readonly refusals: number;
-  readonly createdAt: Date;
+  /** By the database's clock. */
+  readonly ageMs: number;
 }
 
 /** Stores the reports of the revision that `document` is at. */
@@ -70,48 +71,46 @@ export async function claimReport(db: Database, id: string, leaseMs: number): Pr
         AND NOT EXISTS (SELECT 1 FROM report_deliveries AS earlier
                          WHERE earlier.channel = r.channel AND earlier.order_key = r.order_key
                            AND earlier.status = 'pending' AND earlier.id < r.id)
-      RETURNING id, body, order_key AS "orderKey", attempts, refusals, created_at AS "createdAt"`,
+      RETURNING id, body, order_key AS "orderKey", attempts, refusals,
+                (extract(epoch FROM now() - created_at) * 1000)::float8 AS "ageMs"`,
     [id, leaseMs],
   );
   return rows[0] ?? null;
 }
 
 export async function markReportDelivered(db: Database, id: string, answer: string): Promise<void> {
-  await db.prisma.reportDelivery.updateMany({
-    where: { id },
-    data: { status: 'delivered', deliveredAt: new Date(), nextAttemptAt: null, lastAnswer: answer, lastError: null },
-  });
+  await db.pool.query(
+    `UPDATE report_deliveries SET status = 'delivered', delivered_at = now(), next_attempt_at = NULL,
+            last_answer = $2, last_error = NULL WHERE id = $1`,
+    [id, answer],
+  );
 }
 
-/** Records a failed attempt; `nextAttemptAt` null gives up. */
+/** Records a failed attempt; the next one is made in `retryInMs`, by the database's clock, null gives up. */
 export async function markReportFailed(
   db: Database,
   id: string,
   { answer, error, refused }: { readonly answer: string | null; readonly error: string; readonly refused: boolean },
-  nextAttemptAt: Date | null,
+  retryInMs: number | null,
 ): Promise<void> {
-  await db.prisma.reportDelivery.updateMany({
-    where: { id },
-    data: {
-      status: nextAttemptAt === null ? 'failed' : 'pending',
-      nextAttemptAt,
-      lastAnswer: answer,
-      lastError: error,
-      ...(refused ? { refusals: { increment: 1 } } : {}),
-    },
-  });
+  await db.pool.query(
+    `UPDATE report_deliveries SET status = $2::delivery_status, next_attempt_at = now() + $3 * interval '1 millisecond',
+            last_answer = $4, last_error = $5, refusals = refusals + $6 WHERE id = $1`,
+    [id, retryInMs === null ? 'failed' : 'pending', retryInMs, answer, error, refused ? 1 : 0],
+  );
 }
 
-/** When to look at a report again: its own time or that of the one before it. Null: there is nothing to send. */
-export async function reportDueAt(db: Database, id: string): Promise<Date | null> {
-  const { rows } = await db.pool.query<{ due: Date }>(
-    `SELECT greatest(r.next_attempt_at, (SELECT min(earlier.next_attempt_at) FROM report_deliveries AS earlier
-                                          WHERE earlier.channel = r.channel AND earlier.order_key = r.order_key
-                                            AND earlier.status = 'pending' AND earlier.id < r.id)) AS due
+/** Milliseconds until a report is to be looked at again: its own or those of the one before it. Null: there is nothing to send. */
+export async function reportDueInMs(db: Database, id: string): Promise<number | null> {
+  const { rows } = await db.pool.query<{ dueInMs: number | null }>(
+    `SELECT (extract(epoch FROM
+              greatest(r.next_attempt_at, (SELECT min(earlier.next_attempt_at) FROM report_deliveries AS earlier
+                                            WHERE earlier.channel = r.channel AND earlier.order_key = r.order_key
+                                              AND earlier.status = 'pending' AND earlier.id < r.id)) - now()) * 1000)::float8 AS "dueInMs"
        FROM report_deliveries AS r WHERE id = $1 AND status = 'pending'`,
     [id],
   );
-  return rows[0]?.due ?? null;
+  return rows[0]?.dueInMs ?? null;
 }
 
 /** The report of the same order that waits behind those that are done; null when none does. */

@@ -557,6 +557,29 @@ describe(`the sweep, queue on ${QUEUE_BACKEND}`, () => {
     await until(() => hook.received.length === 1, 'the webhook');
     await until(async () => (await deliveryOf(id))?.status === 'delivered', 'the row');
   });
+
+  it.each(['prompt', 'failing'] as const)('hastens a %s delivery that a wrong clock put off', async (lane) => {
+    const hook = await receiver(lane === 'prompt' ? [500, 200] : [500, 500, 200]);
+    work(oneNeutrophil, { retryScheduleMs: lane === 'prompt' ? [3_600_000] : [50, 3_600_000] });
+    const id = await post(['a'], { callbackUrl: hook.url });
+    const attempts = lane === 'prompt' ? 1 : 2;
+    const waits = async (): Promise<boolean> => {
+      const row = await deliveryOf(id);
+      return row?.status === 'pending' && row.attempts === attempts && row.lastStatus === 500;
+    };
+    await until(() => hook.received.length === attempts && waits(), 'the attempt that fails');
+    const delayed = async (): Promise<boolean> =>
+      Object.values(await queues.counts()).some((states) => (states['delayed'] ?? 0) > 0);
+    await until(delayed, 'the job that waits');
+    expect(await sweep(sweepDeps())).toMatchObject({ deliveries: 0 });
+    await test.database.pool.query(
+      `UPDATE deliveries SET next_attempt_at = now() - interval '2 minutes' WHERE analysis_id = $1`,
+      [id],
+    );
+    expect(await sweep(sweepDeps())).toMatchObject({ deliveries: 1 });
+    await until(async () => (await deliveryOf(id))?.status === 'delivered', 'the row');
+    expect(hook.received).toHaveLength(attempts + 1);
+  });
 });
 
 describe(`webhooks, queue on ${QUEUE_BACKEND}`, () => {

@@ -399,6 +399,23 @@ describe(`HL7 over MLLP, queue on ${QUEUE_BACKEND}`, () => {
     await settled(id, ['delivered']);
   });
 
+  it('is hastened when a wrong clock put it off', async () => {
+    const lis = await listen(['AE', 'AA']);
+    work([sender(lis)], { reportWaits: { stepsMs: [3_600_000], pauseMs: [50] } });
+    const id = await post();
+    await until(async () => (await rowsOf(id))[0]?.lastAnswer === 'AE', 'the attempt that fails');
+    await until(async () => ((await queues.counts())['leukodiff-hl7']['delayed'] ?? 0) > 0, 'the job that waits');
+    await test.database.pool.query(
+      `UPDATE report_deliveries SET next_attempt_at = now() - interval '2 minutes' WHERE analysis_id = $1`,
+      [id],
+    );
+    const deps = { db: test.database, queues, metrics, log, publicUrl: undefined };
+    const config = { ...KEEP_ALL, maxAnalysisAgeMinutes: 60 };
+    expect(await sweep({ ...deps, config, channels: ['hl7'] })).toMatchObject({ reports: 1 });
+    await settled(id, ['delivered']);
+    expect(lis.received).toHaveLength(2);
+  });
+
   it('is encrypted where the site asks for it, and only to the receiver that it trusts', async () => {
     const lis = await listen(['AA'], { tls: true });
     const ca = readFileSync(tlsFile('cert.pem'), 'utf8');
@@ -413,7 +430,7 @@ describe(`HL7 over MLLP, queue on ${QUEUE_BACKEND}`, () => {
     const named = hl7Sender({ ...lis.destination, host: 'localhost', ca }, ACK_TIMEOUT_MS);
     closers.push(() => named.close());
     const [row] = await rowsOf(id);
-    const report = { id, body: row?.body ?? '', orderKey: id, attempts: 1, refusals: 0, createdAt: new Date() };
+    const report = { id, body: row?.body ?? '', orderKey: id, attempts: 1, refusals: 0, ageMs: 0 };
     expect(await named.send(report)).toEqual({ outcome: 'accepted', answer: 'AA' });
   });
 });

@@ -750,14 +750,16 @@ describe('a delivery', () => {
 
   it('waits for its next attempt, and ends delivered or given up', async () => {
     const id = await pending();
-    const due = new Date(Date.now() + 60_000);
-    const ended = await endAttempt(db, await claimed(id), result(503), { ...END, nextAttemptAt: due });
+    const ended = await endAttempt(db, await claimed(id), result(503), { ...END, retryInMs: 60_000 });
     expect(ended).toEqual({ waiting: [], failing: true, disabled: null });
-    expect(await claimDelivery(db, id, CLAIM)).toEqual({ kind: 'later', at: due });
+    const early = await claimDelivery(db, id, CLAIM);
+    if (early.kind !== 'later') throw new Error(`claimed before its time: ${early.kind}`);
+    expect(early.waitMs).toBeGreaterThan(50_000);
+    expect(early.waitMs).toBeLessThanOrEqual(60_000);
     await db.pool.query('UPDATE deliveries SET next_attempt_at = now() WHERE id = $1', [id]);
     expect(await claimDelivery(db, id, CLAIM)).toEqual({ kind: 'failing' });
     const again = await claimed(id, { ...CLAIM, lane: 'failing' });
-    await endAttempt(db, again, result(200), { ...END, nextAttemptAt: null });
+    await endAttempt(db, again, result(200), { ...END, retryInMs: null });
     expect(await row(id)).toMatchObject({ status: 'delivered', attempts: 2, lastStatus: 200, lastError: null });
     expect(await claimDelivery(db, id, CLAIM)).toEqual({ kind: 'none' });
     const log = await db.prisma.deliveryAttempt.findMany({ where: { deliveryId: id }, orderBy: { id: 'asc' } });
@@ -767,7 +769,7 @@ describe('a delivery', () => {
     ]);
 
     const hopeless = await pending();
-    await endAttempt(db, await claimed(hopeless), result(410), { ...END, nextAttemptAt: null });
+    await endAttempt(db, await claimed(hopeless), result(410), { ...END, retryInMs: null });
     expect(await row(hopeless)).toMatchObject({ status: 'failed', attempts: 1, lastStatus: 410, nextAttemptAt: null });
   });
 
@@ -782,7 +784,7 @@ describe('a delivery', () => {
     ]);
     const [first] = claims.flatMap((claim) => (claim.kind === 'claimed' ? [claim.delivery] : []));
     if (first === undefined) throw new Error('nothing was claimed');
-    const { waiting } = await endAttempt(db, first, result(204), { ...END, nextAttemptAt: null });
+    const { waiting } = await endAttempt(db, first, result(204), { ...END, retryInMs: null });
     expect(waiting).toHaveLength(1);
     expect(claims[ids.indexOf(waiting[0] ?? '')]).toEqual({ kind: 'busy' });
   });
@@ -801,7 +803,7 @@ describe('a delivery', () => {
     const id = await pending();
     const delivery = await claimed(id);
     await db.pool.query('DELETE FROM analyses WHERE id = (SELECT analysis_id FROM deliveries WHERE id = $1)', [id]);
-    await endAttempt(db, delivery, result(200), { ...END, nextAttemptAt: null });
+    await endAttempt(db, delivery, result(200), { ...END, retryInMs: null });
     expect(await row(id)).toBeNull();
   });
 });
