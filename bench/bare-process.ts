@@ -27,6 +27,7 @@ export interface BareResult {
 }
 
 export interface BareLoop {
+  readonly pid: number;
   run(turn: BareTurn): Promise<BareResult>;
   stop(): Promise<void>;
 }
@@ -39,6 +40,7 @@ export function openBare(setting: BareSetting, env: Readonly<Record<string, stri
   });
   let answered = 0;
   return {
+    pid: program.pid,
     run: async (turn) => {
       program.tell(JSON.stringify(turn));
       const timeoutMs = (turn.warmUpSeconds + turn.seconds) * 1000 + START_AND_LAST_IMAGES_MS;

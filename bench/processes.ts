@@ -171,11 +171,14 @@ function partOf({ id, name, niceness }: Stat, pid: number): Part {
   return niceness > 0 ? 'networks' : 'helpers';
 }
 
-/** Processor seconds of a process and its children so far, as PostgreSQL's server has them for its connections. */
+/**
+ * Processor seconds of a process and its children so far, as PostgreSQL's server has them for its connections; those of children that have
+ * ended count as well.
+ */
 export function secondsWithChildren(pid: number): number {
   return processes()
     .filter(({ id, parent }) => id === pid || parent === pid)
-    .reduce((sum, { seconds }) => sum + seconds, 0);
+    .reduce((sum, { id, seconds, secondsOfEnded }) => sum + seconds + (id === pid ? secondsOfEnded : 0), 0);
 }
 
 interface Stat {
@@ -185,6 +188,8 @@ interface Stat {
   readonly group: number;
   readonly niceness: number;
   readonly seconds: number;
+  /** Of children that it has waited for. */
+  readonly secondsOfEnded: number;
 }
 
 const processes = (): Stat[] => statsIn('/proc');
@@ -207,6 +212,7 @@ function statsIn(folder: string): Stat[] {
           group: number(2),
           niceness: number(16),
           seconds: (number(11) + number(12)) / TICKS_PER_SECOND,
+          secondsOfEnded: (number(13) + number(14)) / TICKS_PER_SECOND,
         },
       ];
     } catch {
