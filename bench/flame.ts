@@ -66,6 +66,8 @@ const WIDTH = 1200;
 const ROW = 18;
 const NARROWEST = 0.6;
 const CHARACTER = 6.2;
+/** Modules that load each other go down for hundreds of rows at the start. */
+const MOST_ROWS = 40;
 
 /** `waiting` frames are left out: a thread that sleeps does no work. */
 export function flameGraph(title: string, root: Frame, waiting: readonly string[] = ['(idle)']): string {
@@ -77,7 +79,7 @@ export function flameGraph(title: string, root: Frame, waiting: readonly string[
     let x = left;
     for (const frame of [...frames].sort((a, b) => b.total - a.total)) {
       const width = (frame.total / all) * WIDTH;
-      if (width >= NARROWEST) {
+      if (width >= NARROWEST && depth < MOST_ROWS) {
         deepest = Math.max(deepest, depth);
         boxes.push(box(frame, x, depth, width, all));
         draw([...frame.children.values()], x, depth + 1);

@@ -36,4 +36,14 @@ describe('a profile', () => {
     expect(svg).toContain('<title>work b.js:1: 100.0 %</title><rect x="0.0" y="36" width="1200.0"');
     expect(svg).toContain('<title>&lt;inner&gt; b.js:1: 30.0 %</title><rect x="0.0" y="54" width="360.0"');
   });
+
+  it('is cut where calls go down without end', () => {
+    const deep = Array.from({ length: 100 }, (_, i) => ({ id: i + 1, callFrame: frame(`f${i}`), children: [i + 2] }));
+    const svg = flameGraph(
+      'deep',
+      callTree({ nodes: [...deep, { id: 101, callFrame: frame('last') }], samples: [101], timeDeltas: [10] }),
+    );
+    expect(svg.match(/<g>/g)).toHaveLength(40);
+    expect(svg).toContain('viewBox="0 0 1200 768"');
+  });
 });
