@@ -77,7 +77,7 @@ async function withSize(
 async function withTables(servers: Servers, tiny: readonly Buffer[]): Promise<Tables[]> {
   const services: Started[] = [];
   try {
-    const tried = [];
+    const tried: Tried[] = [];
     for (const analyses of [0, ANALYSES]) {
       const started = await start(servers);
       services.push(started);
@@ -88,16 +88,14 @@ async function withTables(servers: Servers, tiny: readonly Buffer[]): Promise<Ta
       const paths = await pathsOfSingles(started.place);
       await readAgain(started.target, paths, { warmUpSeconds: SHORT_WARM_UP_SECONDS, seconds: 1 }, READERS);
       for (const one of started.processes) one.pause();
-      tried.push({ started, client, paths, msOfTen: [], reads: [], listMs: [] } as Tried);
+      tried.push({ started, client, paths, msOfTen: [], reads: [], listMs: [] });
     }
-    for (let round = 0; round < ROUNDS; round++)
+    for (let round = 0; round < ROUNDS; round++) {
       for (const one of tried) await inTurn(one.started, () => turn(one, tiny, round));
+    }
     return await Promise.all(tried.map(asTables));
   } finally {
-    for (const one of services) {
-      for (const running of one.processes) running.resume();
-      await one.stop();
-    }
+    for (const one of services) await one.stop();
   }
 }
 

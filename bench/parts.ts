@@ -1,5 +1,8 @@
 /** What an image costs in processor time, by the part that spends it: the service, in orders of one and of ten, against the bare loop. */
+import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { imagesAtOnce } from '../src/jobs/images-at-once.js';
+import { sizingFor } from '../src/vision/sizing.js';
 import { openBare } from './bare-process.js';
 import { doneIn, inTurn, service } from './contestants.js';
 import { TURN_WARM_UP_SECONDS, WARM_UP_SECONDS } from './load.js';
@@ -16,8 +19,10 @@ const POSTGRES = 'PostgreSQL';
 const CLIENT = 'the client that posts';
 export const ALL_PARTS: readonly string[] = [...Object.values(PARTS), POSTGRES, CLIENT];
 
-/** As the rule has it on two cores (docs/decisions/0071); as many images on their way as the service takes at once. */
-const BARE = { sessions: 2, threads: 2, lanes: 4 } as const;
+const cores = availableParallelism();
+/** By the service's rule (docs/decisions/0071), with as many images on their way. */
+const BARE = { sessions: sizingFor(cores, 'cpu').sessions, threads: cores };
+const lanes = imagesAtOnce(cores);
 /** A little more than a turn's worth; it ends when all of them are done, so that none is half counted. */
 const BARE_IMAGES_A_SECOND = 20;
 
@@ -79,7 +84,6 @@ function secondsSpent(servers: Servers, pid: number): Record<string, number> {
 
 async function bareRunner(seconds: number): Promise<Runner> {
   const loop = openBare(BARE);
-  const { lanes } = BARE;
   const limit = 60;
   await loop.run({ lanes, warmUpSeconds: WARM_UP_SECONDS - 1, seconds: 1 });
   return {
@@ -123,9 +127,6 @@ async function serviceRunner(
         await load;
         return after - before;
       }),
-    stop: async () => {
-      running.resume();
-      await started.stop();
-    },
+    stop: () => started.stop(),
   };
 }

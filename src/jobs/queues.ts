@@ -97,11 +97,9 @@ export interface DeliveryJobOptions {
   readonly lane?: Lane;
   /** Also where a job of this delivery is there that runs or waits for later; which of them comes first does it. */
   readonly again?: boolean;
-  readonly overdue?: Overdue;
+  /** It is due by the database's clock: where its job waits for later, the clock that timed it was wrong, and it runs now. */
+  readonly overdue?: boolean;
 }
-
-/** True: it is due by the database's clock. Where its job waits for later, the clock that timed it was wrong, and it runs now. */
-type Overdue = boolean;
 
 export interface RunningWorker {
   /** Waits for running jobs; with `force` it leaves them to the lapse of their locks. */
@@ -117,7 +115,7 @@ export interface Queues {
   /** Takes the jobs of an analysis out; those that run go on and find their rows ended. */
   removeAnalysis(analysisId: string): Promise<void>;
   addDelivery(deliveryId: string, options?: DeliveryJobOptions): Promise<void>;
-  addReport(report: PendingReport, options?: { readonly overdue?: Overdue }): Promise<void>;
+  addReport(report: PendingReport, options?: Pick<DeliveryJobOptions, 'overdue'>): Promise<void>;
   work<Q extends QueueName>(
     name: Q,
     concurrency: number,

@@ -317,13 +317,8 @@ class Pool implements InferencePool {
 
   private answered({ tasks }: Run, { output, durationMs }: Extract<WorkerMessage, { type: 'result' }>): void {
     this.report(tasks, durationMs, 'completed');
-    const answers =
-      output.kind === 'cells'
-        ? answersOf(
-            output,
-            tasks.map((task) => cropsOf([task])),
-          )
-        : [];
+    const counts = tasks.map((task) => cropsOf([task]));
+    const answers = output.kind === 'cells' ? answersOf(output, counts) : [];
     for (const [i, task] of tasks.entries()) {
       const answer = answers[i];
       if (task.kind === 'field' && output.kind === 'field') task.job.resolve(output);

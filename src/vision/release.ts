@@ -1,6 +1,6 @@
 /**
  * Memory of arrays, given back when its user is done with it instead of when the garbage collector comes by: a large field leaves 50 MB
- * of crops and answers behind, which Node.js 24 collects late (docs/decisions/0071).
+ * of crops and answers behind, which Node.js 24 collects late, and what is not freed has it go through all old objects (docs/decisions/0071).
  */
 
 /** In Node.js 20 it is missing, which collects earlier. */
