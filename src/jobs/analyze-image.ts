@@ -83,12 +83,14 @@ async function runImage<Stored>(
   metrics.stageSeconds.observe({ stage: 'load' }, (performance.now() - begun) / 1000);
   if (task.attempts > MAX_IMAGE_RUNS) return fail(IMAGE_INTERRUPTED);
 
-  const timeout = AbortSignal.timeout(IMAGE_TIMEOUT_MS);
+  // One of AbortSignal.timeout would stay in memory until its time has come, long after the image is done.
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(new Error('the image took too long')), IMAGE_TIMEOUT_MS);
   metrics.busy.inc();
   try {
     const analysis = await deps.vision.analyze(task.bytes, {
       ...(task.micronsPerPixel === null ? {} : { micronsPerPixel: task.micronsPerPixel }),
-      signal: AbortSignal.any([timeout, deps.shutdown]),
+      signal: AbortSignal.any([late.signal, deps.shutdown]),
       // A run before this one was cut off. Should the image be the cause, it shall not end this process again.
       apart: task.attempts > 1,
     });
@@ -106,7 +108,7 @@ async function runImage<Stored>(
   } catch (error) {
     if (error instanceof UndecodableImageError) return await fail(undecodable(error.code, error.message));
     if (deps.shutdown.aborted) return await giveBack(error);
-    if (timeout.aborted) return await fail(IMAGE_TIMEOUT);
+    if (late.signal.aborted) return await fail(IMAGE_TIMEOUT);
     log.warn({ ...named, attempt: job.attemptsMade + 1, err: error }, 'the analysis of an image failed');
     if (error instanceof AnalysisCrashedError) {
       if (task.attempts >= MAX_IMAGE_RUNS) return await fail(IMAGE_INTERRUPTED);
@@ -116,6 +118,7 @@ async function runImage<Stored>(
     if (job.attemptsMade + 1 >= (job.opts.attempts ?? 1)) return await fail(IMAGE_ANALYSIS_ERROR);
     return await giveBack(error);
   } finally {
+    clearTimeout(timer);
     metrics.busy.dec();
   }
 

@@ -23,6 +23,7 @@ import type { Lane } from '../storage/deliveries.js';
 import type { Priority } from '../storage/documents.js';
 import { openQueuePool } from '../storage/queue-pool.js';
 import type { PendingReport } from '../storage/reports.js';
+import { SharedListener } from '../storage/shared-listener.js';
 
 export const QUEUE_NAMES = [
   'leukodiff-images',
@@ -159,14 +160,18 @@ async function openPostgres({ databaseUrl, log, telemetry }: QueuesOptions): Pro
     throw error;
   }
   // BullMQ describes the part of a pool that it uses; pg's overloads do not fit that description word for word.
-  const connection = pool as unknown as PgPool;
+  const producer = pool as unknown as PgPool;
+  const worker = new SharedListener(pool);
   return build(
     'postgres',
     withBackend(createPostgresBackend),
-    { producer: connection, worker: connection },
+    { producer, worker },
     telemetry === undefined ? {} : { telemetry },
     log,
-    () => pool.end(),
+    async () => {
+      await worker.end();
+      await pool.end();
+    },
   );
 }
 

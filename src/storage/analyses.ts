@@ -16,6 +16,7 @@ import type {
 import type { Prisma } from './generated/client.js';
 import { isUuid, uuidv7 } from './ids.js';
 import { storeObject } from './image-objects.js';
+import { joined } from './joined.js';
 import type { ObjectStore } from './object-store.js';
 import { lastId, type Page, pageOf } from './paging.js';
 import { nextTurn } from './turns.js';
@@ -74,53 +75,40 @@ type NewOrder = NewAnalysis & { readonly images: readonly NewImage[] };
 
 /** Stores an order with its images, all or nothing: when this resolves, the analysis cannot be lost any more. */
 export async function createAnalysis(db: Database, laboratory: string, input: NewOrder): Promise<CreatedAnalysis> {
+  const batches = await readBatches(input.images);
   // One statement is a transaction by itself, at a third of the cost.
-  if (input.images.length === 1 && writableStore(db) === null) return insertAnalysis(db, db.pool, laboratory, input);
-  return inTransaction(db.pool, (client) => insertAnalysis(db, client, laboratory, input));
+  if (batches.first.length === input.images.length && writableStore(db) === null) {
+    return insertAnalysis(db, db.pool, laboratory, input, batches);
+  }
+  return inTransaction(db.pool, (client) => insertAnalysis(db, client, laboratory, input, batches));
 }
 
-/** The same within a transaction. Where images lie in PostgreSQL, the first one goes with the order, in one statement. */
+/**
+ * The same within a transaction. Images go in batches, and where they lie in PostgreSQL the first batch goes with the order, in one
+ * statement.
+ */
 export async function insertAnalysis(
   db: Database,
   client: Pick<pg.PoolClient, 'query'>,
   laboratory: string,
   input: NewOrder,
+  batches?: Batches,
 ): Promise<CreatedAnalysis> {
+  const { first, rest } = batches ?? (await readBatches(input.images));
   const id = uuidv7();
-  const priority = input.priority ?? 'routine';
-  const order = [
-    id,
-    priority,
-    input.accessionNumber ?? null,
-    input.specimenId ?? null,
-    input.orderId ?? null,
-    input.subjectId ?? null,
-    input.site ?? null,
-    input.collectedAt == null ? null : new Date(input.collectedAt),
-    input.callbackUrl ?? null,
-    input.targetCells ?? DEFAULT_TARGET_CELLS,
-    input.wbcCount ?? null,
-    input.micronsPerPixel ?? null,
-    input.metadata == null ? null : JSON.stringify(input.metadata),
-    laboratory,
-    input.origin?.requestId ?? null,
-    input.origin?.traceparent ?? null,
-    input.origin?.tracestate ?? null,
-    input.images.length,
-  ];
+  const order = orderColumns(id, laboratory, input);
   const store = writableStore(db);
   let stored: StoredOrder | undefined;
-  if (store !== null) stored = (await client.query<StoredOrder>(INSERT_ORDER, order)).rows[0];
-  for (const [index, image] of input.images.entries()) {
-    const { values, bytes } = await imageValues(id, index, image, laboratory);
-    if (store !== null) {
-      await client.query(insertImage(1), values);
-      await storeObject(db, store, client, { analysisId: id, index, bytes });
-    } else if (index === 0) {
-      stored = (await client.query<StoredOrder>(INSERT_ORDER_WITH_IMAGE, [...order, ...values, bytes])).rows[0];
-    } else {
-      await client.query(INSERT_IMAGE_WITH_FILE, [...values, bytes]);
-    }
+  if (store === null) {
+    const values = [...order, ...imageColumns(first), ...fileColumns(first)];
+    stored = (await client.query<StoredOrder>(INSERT_ORDER_WITH_IMAGES, values)).rows[0];
+  } else {
+    stored = (await client.query<StoredOrder>(INSERT_ORDER, order)).rows[0];
+    await insertObjects(db, store, client, { id, laboratory }, first);
+  }
+  for await (const batch of rest) {
+    if (store !== null) await insertObjects(db, store, client, { id, laboratory }, batch);
+    else await client.query(INSERT_IMAGES_WITH_FILES, [id, laboratory, ...imageColumns(batch), ...fileColumns(batch)]);
   }
   if (stored === undefined) throw new Error('an order has at least one image');
   return { id, createdAt: stored.createdAt.toISOString(), turn: stored.turn };
@@ -134,55 +122,153 @@ interface StoredOrder {
 /** Where new images go; null: into PostgreSQL. */
 const writableStore = ({ objects }: Database): ObjectStore | null => (objects?.writable ? objects.store : null);
 
+/** Images of one statement, all together: as many camera frames as an order usually has, and of large images one. */
+const BATCH_BYTES = 1024 * 1024;
+
+/** An image with its bytes and its place in the order. */
+interface PostedImage extends Omit<NewImage, 'bytes'> {
+  readonly index: number;
+  readonly bytes: Buffer;
+  readonly sha256: string;
+}
+
+interface Batches {
+  readonly first: readonly PostedImage[];
+  readonly rest: AsyncIterable<readonly PostedImage[]>;
+}
+
+async function readBatches(images: readonly NewImage[]): Promise<Batches> {
+  const rest = batchesOf(images);
+  const { value: first = [] } = await rest.next();
+  return { first, rest };
+}
+
+async function* batchesOf(images: readonly NewImage[]): AsyncGenerator<readonly PostedImage[], undefined> {
+  let batch: PostedImage[] = [];
+  let size = 0;
+  for (const [index, { bytes: given, ...image }] of images.entries()) {
+    const raw = typeof given === 'function' ? await given() : given;
+    if (batch.length > 0 && size + raw.byteLength > BATCH_BYTES) {
+      yield batch;
+      batch = [];
+      size = 0;
+    }
+    // pg sends a Buffer in binary; a plain Uint8Array would go as text.
+    const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
+    const sha256 = image.sha256 ?? createHash('sha256').update(bytes).digest('hex');
+    batch.push({ ...image, index, bytes, sha256 });
+    size += bytes.length;
+  }
+  yield batch;
+}
+
+async function insertObjects(
+  db: Database,
+  store: ObjectStore,
+  client: Pick<pg.PoolClient, 'query'>,
+  { id, laboratory }: { readonly id: string; readonly laboratory: string },
+  batch: readonly PostedImage[],
+): Promise<void> {
+  await client.query(INSERT_IMAGES, [id, laboratory, ...imageColumns(batch)]);
+  for (const { index, bytes } of batch) await storeObject(db, store, client, { analysisId: id, index, bytes });
+}
+
 /** The time is the database's: what is old is decided by its clock too, and those of API and workers may be wrong. */
 const INSERT_ORDER = `
-  INSERT INTO analyses (id, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
-                        callback_url, target_cells, wbc_count, microns_per_pixel, metadata, laboratory,
+  INSERT INTO analyses (id, laboratory, priority, accession_number, specimen_id, order_id, subject_id, site, collected_at,
+                        callback_url, target_cells, wbc_count, microns_per_pixel, metadata,
                         request_id, traceparent, tracestate, turn, turn_end)
-  SELECT $1, $2::priority, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, next.turn,
+  SELECT $1, $2, $3::priority, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, next.turn,
          next.turn + $18::int
-    FROM (${nextTurn({ laboratory: '$14', priority: '$2' })}) AS next
+    FROM (${nextTurn({ laboratory: '$2', priority: '$3' })}) AS next
   RETURNING turn, created_at AS "createdAt"`;
 
-/** With a reference to the first image with the same bytes, here or in an earlier order of the laboratory; nine parameters from `at` on. */
-function insertImage(at: number): string {
-  const [id, index, filename, type, length, sha256, width, height, laboratory] = parameters(at, 9);
+function orderColumns(id: string, laboratory: string, input: NewOrder): unknown[] {
+  return [
+    id,
+    laboratory,
+    input.priority ?? 'routine',
+    input.accessionNumber ?? null,
+    input.specimenId ?? null,
+    input.orderId ?? null,
+    input.subjectId ?? null,
+    input.site ?? null,
+    input.collectedAt == null ? null : new Date(input.collectedAt),
+    input.callbackUrl ?? null,
+    input.targetCells ?? DEFAULT_TARGET_CELLS,
+    input.wbcCount ?? null,
+    input.micronsPerPixel ?? null,
+    input.metadata == null ? null : JSON.stringify(input.metadata),
+    input.origin?.requestId ?? null,
+    input.origin?.traceparent ?? null,
+    input.origin?.tracestate ?? null,
+    input.images.length,
+  ];
+}
+
+/**
+ * Terms of a WITH that insert the images of order $1 of laboratory $2, whose columns are the parameters from `at` on, each with a
+ * reference to the first image with the same bytes: in an earlier order of the laboratory, or before it in its own.
+ */
+function insertImages(at: number): string {
+  const columns = ['int', 'text', 'text', 'int', 'char(64)', 'int', 'int', 'int'].map(
+    (type, i) => `$${at + i}::${type}[]`,
+  );
   return `
-  INSERT INTO images (analysis_id, index, filename, content_type, byte_length, sha256, width, height,
-                      duplicate_of_analysis, duplicate_of_index)
-  SELECT ${id}::uuid, ${index}::int, ${filename}, ${type}, ${length}, ${sha256}::char(64), ${width}, ${height}, first.analysis_id, first.index
-    FROM (SELECT) AS one LEFT JOIN LATERAL (
-      SELECT earlier.analysis_id, earlier.index
-        FROM images AS earlier JOIN analyses ON analyses.id = earlier.analysis_id
-       WHERE earlier.sha256 = ${sha256}::char(64) AND analyses.laboratory = ${laboratory}
-       ORDER BY earlier.analysis_id, earlier.index LIMIT 1) AS first ON true`;
+  posted AS (
+    SELECT * FROM unnest(${columns.join(', ')})
+      AS posted (index, filename, content_type, byte_length, sha256, width, height, same_as)),
+  image AS (
+    INSERT INTO images (analysis_id, index, filename, content_type, byte_length, sha256, width, height,
+                        duplicate_of_analysis, duplicate_of_index)
+    SELECT $1::uuid, posted.index, filename, content_type, byte_length, sha256, width, height,
+           coalesce(first.analysis_id, CASE WHEN same_as IS NOT NULL THEN $1::uuid END), coalesce(first.index, same_as)
+      FROM posted LEFT JOIN LATERAL (
+        SELECT earlier.analysis_id, earlier.index
+          FROM images AS earlier JOIN analyses ON analyses.id = earlier.analysis_id
+         WHERE earlier.sha256 = posted.sha256 AND analyses.laboratory = $2
+         ORDER BY earlier.analysis_id, earlier.index LIMIT 1) AS first ON true)`;
 }
 
-/** Terms of a WITH, for ten parameters from `at` on: those of `insertImage`, and the bytes. */
-function insertImageWithFile(at: number): string {
-  const [id, index] = parameters(at, 2);
-  return `image AS (${insertImage(at)}),
-     file AS (INSERT INTO image_files (analysis_id, image_index, bytes) VALUES (${id}, ${index}, $${at + 9}))`;
+/** The same with their bytes, the columns of `fileColumns`. A large image is alone, and not copied. */
+function insertImagesWithFiles(at: number): string {
+  const [indexes, lengths, starts, bytes] = [at, at + 3, at + 8, at + 9];
+  return `${insertImages(at)},
+  file AS (
+    INSERT INTO image_files (analysis_id, image_index, bytes)
+    SELECT $1::uuid, index, CASE WHEN length = length($${bytes}::bytea) THEN $${bytes}::bytea
+                                 ELSE substring($${bytes}::bytea FROM start + 1 FOR length) END
+      FROM unnest($${indexes}::int[], $${lengths}::int[], $${starts}::int[]) AS posted_file (index, length, start))`;
 }
 
-const parameters = (from: number, count: number): string[] => Array.from({ length: count }, (_, i) => `$${from + i}`);
+const INSERT_IMAGES = `WITH ${insertImages(3)} SELECT`;
+const INSERT_IMAGES_WITH_FILES = `WITH ${insertImagesWithFiles(3)} SELECT`;
+const INSERT_ORDER_WITH_IMAGES = `WITH analysis AS (${INSERT_ORDER}), ${insertImagesWithFiles(19)} SELECT * FROM analysis`;
 
-const INSERT_ORDER_WITH_IMAGE = `WITH analysis AS (${INSERT_ORDER}), ${insertImageWithFile(19)} SELECT * FROM analysis`;
-const INSERT_IMAGE_WITH_FILE = `WITH ${insertImageWithFile(1)} SELECT`;
+/** The parameters of `insertImages`. */
+function imageColumns(batch: readonly PostedImage[]): unknown[] {
+  const firstOf = new Map<string, number>();
+  for (const { sha256, index } of [...batch].reverse()) firstOf.set(sha256, index);
+  const sameAs = ({ sha256, index }: PostedImage): number | null => {
+    const first = firstOf.get(sha256);
+    return first === index ? null : (first ?? null);
+  };
+  return [
+    batch.map(({ index }) => index),
+    batch.map(({ filename }) => filename),
+    batch.map(({ contentType }) => contentType),
+    batch.map(({ bytes }) => bytes.length),
+    batch.map(({ sha256 }) => sha256),
+    batch.map(({ width }) => width ?? null),
+    batch.map(({ height }) => height ?? null),
+    batch.map(sameAs),
+  ];
+}
 
-/** What `insertImage` wants, and the bytes. */
-async function imageValues(
-  id: string,
-  index: number,
-  { filename, contentType, bytes: given, sha256, width, height }: NewImage,
-  laboratory: string,
-): Promise<{ readonly values: unknown[]; readonly bytes: Buffer }> {
-  // pg sends a Buffer in binary; a plain Uint8Array would go as text.
-  const raw = typeof given === 'function' ? await given() : given;
-  const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
-  const digest = sha256 ?? createHash('sha256').update(bytes).digest('hex');
-  const values = [id, index, filename, contentType, bytes.length, digest, width ?? null, height ?? null, laboratory];
-  return { values, bytes };
+/** Where the bytes of each begin, and the bytes. */
+function fileColumns(batch: readonly PostedImage[]): unknown[] {
+  const { bytes, starts } = joined(batch.map((image) => image.bytes));
+  return [starts.slice(0, -1), bytes];
 }
 
 /** The finished document as it was stored, or the state of an analysis under way. Null: the laboratory has none such. */

@@ -10,6 +10,7 @@ import { type Database, inTransaction } from './database.js';
 import type { StoredProblem } from './documents.js';
 import { isUuid } from './ids.js';
 import { readImageBytes } from './images.js';
+import { joined } from './joined.js';
 
 /** Read as it is claimed. A larger image takes long, and the other images of the analysis would wait for its row. */
 const SMALL_BYTES = 256 * 1024;
@@ -205,13 +206,6 @@ function cellColumns(all: readonly CellResult[], first: number): unknown[] {
     everyThird(2),
     everyThird(3),
   ];
-}
-
-/** One after the other, and where each begins; at last the end. pg sends one Buffer in binary, but an array of them as text. */
-function joined(pictures: readonly Uint8Array[]): { readonly bytes: Buffer; readonly starts: readonly number[] } {
-  const starts = [0];
-  for (const { length } of pictures) starts.push((starts.at(-1) ?? 0) + length);
-  return { bytes: Buffer.concat(pictures), starts };
 }
 
 /** Writes a result with the first batch of its cells, in one statement: all of it or nothing. */

@@ -73,14 +73,16 @@ describe('images in S3', () => {
 
   it('are removed when their order was never stored, but not while it may still be', async () => {
     let uploaded = '';
-    const failing = create(Buffer.from('a'), async () => {
+    // So large that they do not go in one batch, which is read whole before it is uploaded.
+    const [large, second] = [Buffer.alloc(1 << 20, 'a'), Buffer.alloc(1 << 20, 'b')];
+    const failing = create(large, second, async () => {
       // A second connection sees what a crash here would leave.
       uploaded = (await db.pool.query<{ key: string }>('SELECT key FROM unreferenced_objects')).rows[0]?.key ?? '';
       throw new Error('the spool is gone');
     });
     await expect(failing).rejects.toThrow('the spool is gone');
     expect(uploaded).toMatch(/\/0$/);
-    expect((await store.get(uploaded))?.toString()).toBe('a');
+    expect((await store.get(uploaded))?.equals(large)).toBe(true);
     expect(await removeUnreferencedObjects(db)).toBe(0);
     await letAnHourPass();
     expect(await removeUnreferencedObjects(db)).toBe(1);
