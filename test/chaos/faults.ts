@@ -1,7 +1,7 @@
 /** What can go wrong, and how it ends again. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Random } from '../support/random.js';
-import type { System } from './system.js';
+import type { QueuePlace, System } from './system.js';
 
 export interface Fault {
   readonly name: string;
@@ -17,32 +17,45 @@ type Part = (system: System) => { signal(signal: NodeJS.Signals): void };
 
 const PARTS: Readonly<Record<string, Part>> = {
   api: (system) => system.api,
-  redis: (system) => system.redis,
   postgres: (system) => system.postgres,
   LIS: (system) => system.lis,
 };
-const NETWORKS = ['api-postgres', 'workers-postgres', 'api-redis', 'workers-redis', 'workers-lis'] as const;
+const NETWORKS = ['api-postgres', 'workers-postgres', 'workers-lis'];
+const REDIS: Part = ({ redis }) => redis?.server ?? absent('redis');
+const REDIS_NETWORKS = ['api-redis', 'workers-redis'];
 
-export const FAULTS: readonly Fault[] = [
+const spoiltInAllWays = (network: string): Fault[] => [
+  spoil(network, 'slow', (one) => one.slow(SLOW_MS)),
+  spoil(network, 'stalled', (one) => one.stall()),
+  spoil(network, 'cut', (one) => one.cut()),
+  spoil(network, 'severed', (one) => one.sever()),
+];
+
+const COMMON: readonly Fault[] = [
   ...Object.entries(PARTS).flatMap(([name, part]) => [kill(name, part), freeze(name, part)]),
   // Twice as often as the others: this is where the work is.
   ...[0, 1].flatMap((n) => [killMidInference(n), freeze(`worker ${n}`, (system) => system.workers[n] ?? system.api)]),
-  ...NETWORKS.flatMap((name) => [
-    spoil(name, 'slow', (network) => network.slow(SLOW_MS)),
-    spoil(name, 'stalled', (network) => network.stall()),
-    spoil(name, 'cut', (network) => network.cut()),
-    spoil(name, 'severed', (network) => network.sever()),
-  ]),
-  ...(['spool', 'postgres', 'redis'] as const).map(fillDisk),
+  ...NETWORKS.flatMap(spoiltInAllWays),
+  ...['spool', 'postgres'].map(fillDisk),
   ...[CLOCK_JUMP_SECONDS, -CLOCK_JUMP_SECONDS].flatMap((seconds) => [
     jump('api', seconds, (system) => system.api),
     jump('worker 0', seconds, (system) => system.workers[0] ?? system.api),
   ]),
 ];
 
+/** What can happen to a system whose jobs lie there. */
+export const FAULTS: Readonly<Record<QueuePlace, readonly Fault[]>> = {
+  postgres: COMMON,
+  redis: [
+    ...COMMON,
+    ...[kill('redis', REDIS), freeze('redis', REDIS), fillDisk('redis')],
+    ...REDIS_NETWORKS.flatMap(spoiltInAllWays),
+  ],
+};
+
 /** Every fault once before any comes again, in an order of the seed's. */
-export function shuffled(random: Random): Fault[] {
-  const faults = [...FAULTS];
+export function shuffled(all: readonly Fault[], random: Random): Fault[] {
+  const faults = [...all];
   for (let last = faults.length - 1; last > 0; last--) {
     const other = random.integer(0, last);
     const [a, b] = [faults[last], faults[other]];
@@ -80,16 +93,11 @@ function freeze(name: string, part: Part): Fault {
   };
 }
 
-function spoil(
-  name: (typeof NETWORKS)[number],
-  how: string,
-  start: (network: System['networks'][string]) => void,
-): Fault {
+function spoil(name: string, how: string, start: (network: System['networks'][string]) => void): Fault {
   return {
     name: `network ${name} ${how}`,
     happen: async (system, holdMs) => {
-      const network = system.networks[name];
-      if (network === undefined) throw new Error(`no network ${name}`);
+      const network = system.networks[name] ?? absent(name);
       start(network);
       await sleep(holdMs);
       network.heal();
@@ -97,13 +105,14 @@ function spoil(
   };
 }
 
-function fillDisk(name: keyof System['disks']): Fault {
+function fillDisk(name: string): Fault {
   return {
     name: `disk of ${name} full`,
     happen: async (system, holdMs) => {
-      system.disks[name].fill();
+      const disk = system.disks[name] ?? absent(name);
+      disk.fill();
       await sleep(holdMs);
-      system.disks[name].free();
+      disk.free();
     },
   };
 }
@@ -117,4 +126,8 @@ function jump(name: string, seconds: number, part: (system: System) => System['a
       part(system).jump(0);
     },
   };
+}
+
+function absent(name: string): never {
+  throw new Error(`there is no ${name}`);
 }

@@ -49,7 +49,7 @@ export async function settle(system: System, patienceMs: number): Promise<{ sett
   const deadline = Date.now() + patienceMs;
   let hurried = 0;
   const client = await connect(system);
-  const queues = await openRedisQueues(system);
+  const queues = await openSystemQueues(system);
   try {
     while (Date.now() < deadline) {
       const open = await one(client, OPEN_ANALYSES);
@@ -69,7 +69,7 @@ export async function settle(system: System, patienceMs: number): Promise<{ sett
 
 export async function check(system: System, orders: readonly Order[]): Promise<Check[]> {
   const client = await connect(system);
-  const queues = await openRedisQueues(system);
+  const queues = await openSystemQueues(system);
   const checks: Check[] = [];
   const must = (name: string, wrong: readonly string[], of: number): void => {
     const found = wrong.length === 0 ? `all ${of}` : `${wrong.length} of ${of}: ${wrong.slice(0, 5).join('; ')}`;
@@ -210,8 +210,8 @@ async function connect(system: System): Promise<pg.Client> {
   return client;
 }
 
-function openRedisQueues({ redisUrl }: System): Promise<Queues> {
-  return openQueues({ redisUrl, databaseUrl: '', log: pino({ level: 'silent' }) });
+function openSystemQueues({ redis, postgres }: System): Promise<Queues> {
+  return openQueues({ redisUrl: redis?.url, databaseUrl: postgres.url(), log: pino({ level: 'silent' }) });
 }
 
 async function one(client: pg.Client, statement: string): Promise<number> {

@@ -3,6 +3,7 @@
  *
  *     npm run chaos                         220 faults, a quarter of an hour on an idle machine
  *     npm run chaos -- --short              12 faults
+ *     npm run chaos -- --queue postgres     jobs in PostgreSQL, as by default, instead of Redis
  *     npm run chaos -- --seed 7 --faults 40
  *     npm run chaos -- --only 'disk|clock'  those alone whose name fits
  *
@@ -17,7 +18,7 @@ import { createRandom } from '../support/random.js';
 import { FAULTS, type Fault, shuffled } from './faults.js';
 import { check, notes, settle } from './invariant.js';
 import { drawImages, startLoad } from './load.js';
-import { startSystem } from './system.js';
+import { QUEUES, startSystem } from './system.js';
 
 const READY_WITHIN_MS = 30_000;
 /** Every eighth fault is held for longer than a job's lock and its renewal live. */
@@ -28,12 +29,15 @@ const OUT = 'out/chaos';
 const { values } = parseArgs({
   options: {
     short: { type: 'boolean', default: false },
+    queue: { type: 'string', default: 'redis' },
     seed: { type: 'string' },
     faults: { type: 'string' },
     only: { type: 'string' },
     keep: { type: 'boolean', default: false },
   },
 });
+const queue = QUEUES.find((one) => one === values.queue);
+if (queue === undefined) throw new Error(`--queue is one of ${QUEUES.join(', ')}`);
 const seed = Number(values.seed ?? (values.short ? 1 : Math.floor(Math.random() * 1_000_000)));
 const wanted = Number(values.faults ?? (values.short ? 12 : 220));
 const limitMs = values.short ? 40_000 : 35 * 60_000;
@@ -51,10 +55,10 @@ interface Happened {
   readonly readyMs: number | null;
 }
 
-say(`seed ${seed}`);
+say(`seed ${seed}, queue on ${queue}`);
 const begun = Date.now();
 const images = await drawImages();
-const system = await startSystem();
+const system = await startSystem({ queue });
 const happened: Happened[] = [];
 let passed = false;
 try {
@@ -88,7 +92,7 @@ try {
   passed = checks.every(({ met }) => met);
   const arrived = notes(system);
   const report = {
-    ...{ seed, passed, seconds: Math.round((Date.now() - begun) / 1000), checks },
+    ...{ seed, queue, passed, seconds: Math.round((Date.now() - begun) / 1000), checks },
     faults: happened,
     orders: load.orders.length,
     sentAgain: load.orders.filter(({ tries }) => tries > 1).length,
@@ -96,13 +100,13 @@ try {
     arrivals: arrived.length,
     arrivedAgain: arrived.length - new Set(arrived.map(({ id }) => id)).size,
     ends: Object.fromEntries(
-      [system.api, ...system.workers, system.redis, system.lis]
+      [system.api, ...system.workers, ...(system.redis === null ? [] : [system.redis.server]), system.lis]
         .map((one): [string, number] => [one.name, one.ends()])
         .concat([['postgres', system.postgres.ends()]]),
     ),
   };
   mkdirSync(OUT, { recursive: true });
-  const file = join(OUT, values.short ? 'short.json' : 'report.json');
+  const file = join(OUT, `${values.short ? 'short' : 'report'}-${queue}.json`);
   writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
   say(
     `\n${happened.length} faults, ${report.orders} orders (${report.sentAgain} sent again), ${report.arrivals} webhooks (${report.arrivedAgain} arrived again), ${report.seconds} s`,
@@ -117,8 +121,9 @@ process.exit(passed ? 0 : 1);
 
 function* sequence(): Generator<Fault> {
   const fits = new RegExp(values.only ?? '');
-  if (!FAULTS.some(({ name }) => fits.test(name))) throw new Error(`no fault fits --only ${values.only}`);
-  for (;;) yield* shuffled(random).filter(({ name }) => fits.test(name));
+  const fitting = FAULTS[queue ?? 'redis'].filter(({ name }) => fits.test(name));
+  if (fitting.length === 0) throw new Error(`no fault fits --only ${values.only}`);
+  for (;;) yield* shuffled(fitting, random);
 }
 
 async function cause(fault: Fault): Promise<Happened> {

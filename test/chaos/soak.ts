@@ -3,6 +3,7 @@
  *
  *     npm run soak                     20,000 images
  *     npm run soak -- --images 400
+ *     npm run soak -- --queue postgres     jobs in PostgreSQL, as by default, instead of Redis
  *
  * Needs redis-server. Every quarter's figures are the medians of its samples; the first one warms up and is not judged.
  */
@@ -12,7 +13,7 @@ import { parseArgs } from 'node:util';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 import { drawImages } from './load.js';
-import { type System, startSystem } from './system.js';
+import { QUEUES, type System, startSystem } from './system.js';
 
 const SAMPLES_A_QUARTER = 25;
 const POSTERS = 4;
@@ -25,19 +26,23 @@ const OUT = 'out/chaos';
 /** By name: `api.rssMiB`, `worker-0.handles`, `postgres.connections` … */
 type Sample = Readonly<Record<string, number>>;
 
-const { values } = parseArgs({ options: { images: { type: 'string', default: '20000' } } });
+const { values } = parseArgs({
+  options: { images: { type: 'string', default: '20000' }, queue: { type: 'string', default: 'redis' } },
+});
+const queue = QUEUES.find((one) => one === values.queue);
+if (queue === undefined) throw new Error(`--queue is one of ${QUEUES.join(', ')}`);
 const wanted = Number(values.images);
 const say = (text: string): void => {
   process.stdout.write(`${text}\n`);
 };
 
 const images = await drawImages();
-const system = await startSystem({ spoilable: false });
+const system = await startSystem({ queue, spoilable: false });
 let passed = false;
 try {
   const database = new pg.Client({ connectionString: system.postgres.url() });
   await database.connect();
-  const redis = new Redis(system.redisUrl);
+  const redis = system.redis === null ? null : new Redis(system.redis.url);
   const samples: { readonly done: number; readonly sample: Sample }[] = [];
   const begun = Date.now();
   let posted = 0;
@@ -89,7 +94,7 @@ try {
   writeFileSync(`${OUT}/soak.json`, `${JSON.stringify({ passed, images: done, seconds, rows, samples }, null, 2)}\n`);
   say(`\n${passed ? 'met' : 'NOT MET'} (${OUT}/soak.json)`);
   await database.end();
-  redis.disconnect();
+  redis?.disconnect();
 } finally {
   await system.stop();
 }
@@ -111,7 +116,7 @@ async function order(fields: readonly Buffer[]): Promise<void> {
     throw new Error(`an order was answered ${response.status} ${status}`);
 }
 
-async function look({ api, workers }: System, database: pg.Client, redis: Redis): Promise<Sample> {
+async function look({ api, workers }: System, database: pg.Client, redis: Redis | null): Promise<Sample> {
   const sample: Record<string, number> = {};
   for (const one of [api, ...workers]) {
     const pid = one.pid();
@@ -125,9 +130,11 @@ async function look({ api, workers }: System, database: pg.Client, redis: Redis)
     `SELECT count(*)::int AS count FROM pg_stat_activity WHERE backend_type = 'client backend'`,
   );
   sample['postgres.connections'] = rows[0]?.count ?? Number.NaN;
-  sample['redis.connections'] = String(await redis.client('LIST'))
-    .trim()
-    .split('\n').length;
+  if (redis !== null) {
+    sample['redis.connections'] = String(await redis.client('LIST'))
+      .trim()
+      .split('\n').length;
+  }
   return sample;
 }
 

@@ -19,17 +19,17 @@ export interface System {
   readonly folder: string;
   readonly api: Supervised;
   readonly workers: readonly Supervised[];
-  readonly redis: Supervised;
+  /** Null: the queue is in PostgreSQL. */
+  readonly redis: { readonly server: Supervised; readonly url: string } | null;
   readonly lis: Supervised;
   readonly postgres: Postgres;
   /** By the two that they join. */
   readonly networks: Readonly<Record<string, Network>>;
-  readonly disks: Readonly<Record<'spool' | 'postgres' | 'redis', Disk>>;
+  readonly disks: Readonly<Record<string, Disk>>;
   readonly address: string;
   readonly callbackUrl: string;
   /** What the LIS noted. */
   readonly received: string;
-  readonly redisUrl: string;
   /** Whether one of the workers has an image under way. */
   busy(worker: number): Promise<boolean>;
   /** API and workers, as a load balancer asks them. */
@@ -38,12 +38,18 @@ export interface System {
   stop(keep?: boolean): Promise<void>;
 }
 
+/** Where the jobs lie. */
+export const QUEUES = ['redis', 'postgres'] as const;
+export type QueuePlace = (typeof QUEUES)[number];
+
 export interface SystemOptions {
+  /** Default `redis`. */
+  readonly queue?: QueuePlace;
   /** Whether disks can be filled and clocks moved; default true. */
   readonly spoilable?: boolean;
 }
 
-export async function startSystem({ spoilable = true }: SystemOptions = {}): Promise<System> {
+export async function startSystem({ queue = 'redis', spoilable = true }: SystemOptions = {}): Promise<System> {
   const folder = mkdtempSync(join(tmpdir(), 'leukodiff-chaos-'));
   const path = (...parts: string[]): string => join(folder, ...parts);
   for (const name of ['logs', 'clocks']) mkdirSync(path(name));
@@ -52,28 +58,18 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
   const disks = {
     spool: openDisk(path('api'), 8),
     postgres: openDisk(path('postgres'), 3072),
-    redis: openDisk(path('redis'), 96),
+    ...(queue === 'redis' ? { redis: openDisk(path('redis'), 96) } : {}),
   };
   const part = (name: string) => ({
     ...{ name, log: path('logs', `${name}.log`) },
     ...(spoilable ? { clock: path('clocks', name) } : {}),
   });
-  const [apiPort, redisPort, lisPort] = [await freePort(), await freePort(), await freePort()];
+  const [apiPort, lisPort] = [await freePort(), await freePort()];
   const toPostgres = { api: await openNetwork(0), workers: await openNetwork(0) };
   const postgres = await supervisePostgres(path('postgres'), path('logs', 'postgres.log'), (port) => {
     for (const network of Object.values(toPostgres)) network.lead(port);
   });
-  // libfaketime and Redis's allocator do not go together: its clock, like PostgreSQL's, stays true.
-  const redis = supervise({
-    ...{ name: 'redis', log: path('logs', 'redis.log') },
-    program: 'redis-server',
-    args: Object.entries({
-      ...{ bind: '127.0.0.1', port: redisPort, dir: path('redis') },
-      // As docs/operations.md says.
-      ...{ 'maxmemory-policy': 'noeviction', appendonly: 'yes', save: '' },
-    }).flatMap(([name, value]) => [`--${name}`, `${value}`]),
-  });
-  const toRedis = { api: await openNetwork(redisPort), workers: await openNetwork(redisPort) };
+  const redis = queue === 'redis' ? await superviseRedis(path('redis'), path('logs', 'redis.log')) : null;
   const received = path('received.jsonl');
   const lis = supervise({
     name: 'lis',
@@ -89,10 +85,11 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
     EXECUTION_PROVIDER: 'cpu',
     LOG_FORMAT: 'json',
   };
-  const through = (networks: { postgres: Network; redis: Network }): Record<string, string> => {
+  const through = (who: 'api' | 'workers'): Record<string, string> => {
     const url = new URL(postgres.url());
-    url.port = String(networks.postgres.port);
-    return { ...shared, DATABASE_URL: url.href, REDIS_URL: `redis://127.0.0.1:${networks.redis.port}` };
+    url.port = String(toPostgres[who].port);
+    const toRedis = redis === null ? {} : { REDIS_URL: `redis://127.0.0.1:${redis.networks[who].port}` };
+    return { ...shared, DATABASE_URL: url.href, ...toRedis };
   };
   // Two that migrate an empty database at once are tested elsewhere.
   const api = supervise({
@@ -100,7 +97,7 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
     program: process.execPath,
     args: [MAIN, 'serve', '--no-worker'],
     env: {
-      ...through({ postgres: toPostgres.api, redis: toRedis.api }),
+      ...through('api'),
       ...{ DATA_DIR: path('api'), PORT: String(apiPort), ACCESS: 'open', RATE_LIMIT_PER_MINUTE: '0' },
     },
   });
@@ -114,7 +111,7 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
       program: process.execPath,
       args: [MAIN, 'work'],
       env: {
-        ...through({ postgres: toPostgres.workers, redis: toRedis.workers }),
+        ...through('workers'),
         ...{ DATA_DIR: path(`worker-${n}`), METRICS_PORT: String(metricsPort) },
         ...{ WORKER_CONCURRENCY: '2', INFERENCE_THREADS: '1' },
       },
@@ -125,13 +122,14 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
   const ask = async (url: string): Promise<Response | null> =>
     fetch(url, { signal: AbortSignal.timeout(4_000) }).catch(() => null);
   const system: System = {
-    ...{ folder, api, workers, redis, lis, postgres, disks, address, received },
+    ...{ folder, api, workers, lis, postgres, disks, address, received },
+    redis: redis === null ? null : { server: redis.server, url: redis.url },
     networks: {
       ...{ 'api-postgres': toPostgres.api, 'workers-postgres': toPostgres.workers },
-      ...{ 'api-redis': toRedis.api, 'workers-redis': toRedis.workers, 'workers-lis': toLis },
+      ...(redis === null ? {} : { 'api-redis': redis.networks.api, 'workers-redis': redis.networks.workers }),
+      ...{ 'workers-lis': toLis },
     },
     callbackUrl: `http://127.0.0.1:${toLis.port}/results`,
-    redisUrl: `redis://127.0.0.1:${redisPort}`,
     busy: async (worker) => {
       const metrics = await ask(`http://127.0.0.1:${metricsPorts[worker]}/metrics`);
       return /^leukodiff_worker_images [1-9]/m.test((await metrics?.text().catch(() => '')) ?? '');
@@ -144,7 +142,7 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
     },
     stop: async (keep = false) => {
       await Promise.all([api, ...workers, lis].map((one) => one.stop()));
-      await redis.stop();
+      await redis?.server.stop();
       await postgres.stop();
       for (const network of Object.values(system.networks)) await network.close();
       for (const disk of Object.values(disks)) disk.unmount();
@@ -164,4 +162,20 @@ export async function startSystem({ spoilable = true }: SystemOptions = {}): Pro
     await sleep(200);
   }
   return system;
+}
+
+async function superviseRedis(folder: string, log: string) {
+  const port = await freePort();
+  // libfaketime and Redis's allocator do not go together: its clock, like PostgreSQL's, stays true.
+  const server = supervise({
+    ...{ name: 'redis', log },
+    program: 'redis-server',
+    args: Object.entries({
+      ...{ bind: '127.0.0.1', port, dir: folder },
+      // As docs/operations.md says.
+      ...{ 'maxmemory-policy': 'noeviction', appendonly: 'yes', save: '' },
+    }).flatMap(([name, value]) => [`--${name}`, `${value}`]),
+  });
+  const networks = { api: await openNetwork(port), workers: await openNetwork(port) };
+  return { server, url: `redis://127.0.0.1:${port}`, networks };
 }
