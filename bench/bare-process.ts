@@ -20,6 +20,8 @@ export interface BareTurn extends Window {
 
 export interface BareResult {
   readonly imagesPerSecond: number;
+  /** Of the whole machine, for an image. */
+  readonly processorMs: number;
   readonly p50: number;
   readonly p99: number;
   /** Mean milliseconds an image spent in each stage; with several lanes stages wait for each other. */

@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline';
 import { MODEL_DIR } from '../test/support/model-dir.js';
 import type { BareResult, BareSetting, BareTurn } from './bare-process.js';
 import { cameraFrames, MICRONS_PER_PIXEL } from './images.js';
+import { machineSecondsBetween } from './processes.js';
 import { quantile } from './statistics.js';
 
 // As the service runs it: the loader of TypeScript wraps every small function, which costs a fifth of the speed.
@@ -38,6 +39,7 @@ async function turn({
   const latencies: number[] = [];
   const from = performance.now() + warmUpSeconds * 1000;
   const to = from + seconds * 1000;
+  const processors = machineSecondsBetween(from, to);
   let left = images;
   const lane = async (): Promise<void> => {
     while (left-- > 0 && performance.now() < to) {
@@ -52,8 +54,10 @@ async function turn({
     }
   };
   await Promise.all(Array.from({ length: lanes }, lane));
+  const used = processors.end();
   return {
     imagesPerSecond: latencies.length / seconds,
+    processorMs: (used * 1000) / latencies.length,
     p50: quantile(latencies, 0.5),
     p99: quantile(latencies, 0.99),
     stagesMs: Object.fromEntries([...stages].map(([stage, ms]) => [stage, ms / latencies.length])),

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool } from 'undici';
 import { MICRONS_PER_PIXEL } from './images.js';
+import { machineSeconds, machineSecondsBetween } from './processes.js';
 import { median, quantile } from './statistics.js';
 
 const BOUNDARY = 'leukodiff-bench';
@@ -106,6 +107,8 @@ export class Client {
 
 export interface Throughput {
   readonly imagesPerSecond: number;
+  /** Of the whole machine, for an image: whoever else has part in it counts, as PostgreSQL and the client that posts. */
+  readonly processorMs: number;
   /** Of each answer. */
   readonly latenciesMs: readonly number[];
 }
@@ -121,6 +124,7 @@ export async function saturateDirect(
   const latencies: number[] = [];
   const from = performance.now() + warmUpSeconds * 1000;
   const to = from + seconds * 1000;
+  const processors = machineSecondsBetween(from, to);
   let next = 0;
   const lane = async (): Promise<void> => {
     while (performance.now() < to) {
@@ -131,8 +135,10 @@ export async function saturateDirect(
     }
   };
   await Promise.all(Array.from({ length: lanes }, lane));
+  const used = processors.end();
   await client.close();
-  return { imagesPerSecond: (latencies.length * images) / seconds, latenciesMs: latencies };
+  const done = latencies.length * images;
+  return { imagesPerSecond: done / seconds, processorMs: (used * 1000) / done, latenciesMs: latencies };
 }
 
 /**
@@ -177,13 +183,16 @@ export async function saturateQueue(
   const before = await keepFull(warmUpSeconds * 1000);
   latencies.length = 0;
   const begun = performance.now();
+  const usedBefore = machineSeconds();
   const after = await keepFull(seconds * 1000);
   const elapsed = (performance.now() - begun) / 1000;
+  const used = machineSeconds() - usedBefore;
   await client.close();
   for (const until = performance.now() + DRAIN_TIMEOUT_MS; (await waiting()) > 0; await sleep(POLL_MS)) {
     if (performance.now() > until) throw new Error('the queue did not become empty');
   }
-  return { imagesPerSecond: (after - before) / elapsed, latenciesMs: latencies };
+  const done = after - before;
+  return { imagesPerSecond: done / elapsed, processorMs: (used * 1000) / done, latenciesMs: latencies };
 }
 /** Each look costs the database a quarter of a millisecond, which counts against whom it looks at. */
 const POLL_MS = 250;

@@ -95,7 +95,7 @@ try {
   const promising = [...tried]
     .sort((a, b) => b.imagesPerSecond - a.imagesPerSecond)
     .slice(0, 2)
-    .map(({ setting, loop }) => ({ setting, loop, rounds: [] as number[] }));
+    .map(({ setting, loop }) => ({ setting, loop, rounds: [] as number[], processorMs: [] as number[] }));
   // Alone on the machine, with all cores for its one image: as the service does it when idle.
   const idleLoop = loops.find(({ setting }) => setting.sessions === ownSessions)?.loop;
   if (idleLoop === undefined) throw new Error(`no bare loop of ${ownSessions} sessions`);
@@ -131,8 +131,10 @@ try {
   const idle: number[] = [];
   for (let round = 1; round <= options.rounds; round++) {
     heading(`round ${round} of ${options.rounds}`);
-    for (const { loop, setting, rounds } of promising) {
-      rounds.push((await loop.run({ lanes: setting.lanes, ...turn })).imagesPerSecond);
+    for (const { loop, setting, rounds, processorMs } of promising) {
+      const result = await loop.run({ lanes: setting.lanes, ...turn });
+      rounds.push(result.imagesPerSecond);
+      processorMs.push(result.processorMs);
     }
     console.log(`  bare: ${promising.map(({ rounds }) => figure(rounds.at(-1) ?? 0)).join(' and ')} images/s`);
     for (const { contestant, started, rounds } of running) {
@@ -180,6 +182,7 @@ try {
       setting: limit.setting,
       trials: tried.map(({ setting, imagesPerSecond }) => ({ setting, imagesPerSecond })),
       rounds: limit.rounds,
+      processorMs: limit.processorMs,
       idleMs: bareIdle,
     },
     idleMs: idle,
@@ -187,7 +190,9 @@ try {
       running.map(({ contestant: { name, setting }, rounds }) => {
         const latencies = rounds.flatMap(({ latenciesMs }) => latenciesMs);
         const imagesPerSecond = rounds.map((round) => round.imagesPerSecond);
-        return [name, { setting, imagesPerSecond, p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99) }];
+        const processorMs = rounds.map((round) => round.processorMs);
+        const [p50, p99] = [quantile(latencies, 0.5), quantile(latencies, 0.99)];
+        return [name, { setting, imagesPerSecond, processorMs, p50, p99 }];
       }),
     ),
     peers,

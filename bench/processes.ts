@@ -147,6 +147,28 @@ export function machineSeconds(): number {
   return (user + nice + system + irq + softirq) / TICKS_PER_SECOND;
 }
 
+/** Processor seconds of the whole machine between two times of `performance.now()`, once they are over. */
+export function machineSecondsBetween(from: number, to: number): { end(): number } {
+  let first = Number.NaN;
+  let last = Number.NaN;
+  const at = (time: number, note: () => void): NodeJS.Timeout =>
+    setTimeout(note, Math.max(0, time - performance.now()));
+  const timers = [
+    at(from, () => {
+      first = machineSeconds();
+    }),
+    at(to, () => {
+      last = machineSeconds();
+    }),
+  ];
+  return {
+    end: () => {
+      for (const timer of timers) clearTimeout(timer);
+      return (Number.isNaN(last) ? machineSeconds() : last) - first;
+    },
+  };
+}
+
 /** Processor seconds that the processes of a group used so far; NaN where there is no /proc. */
 export function cpuSeconds(group: number): number {
   if (!existsSync('/proc')) return Number.NaN;

@@ -11,6 +11,8 @@ export interface Throughputs {
   readonly setting: string;
   /** Of each round. */
   readonly imagesPerSecond: readonly number[];
+  /** Of the whole machine for an image, in each round. */
+  readonly processorMs: readonly number[];
   /** Of all answers, in milliseconds. */
   readonly p50: number;
   readonly p99: number;
@@ -29,6 +31,7 @@ export interface ServiceResult {
     readonly trials: readonly { readonly setting: LoopSetting; readonly imagesPerSecond: number }[];
     /** Images a second. */
     readonly rounds: readonly number[];
+    readonly processorMs: readonly number[];
     readonly idleMs: readonly number[];
   };
   readonly idleMs: readonly number[];
@@ -148,6 +151,8 @@ export function serviceReport(result: ServiceResult): string {
   const service = rates(result.throughput['Leukodiff']);
   const row = (...cells: string[]): string => `| ${cells.join(' | ')} |`;
   const ratio = (values: readonly number[]): string => figure(median(ratios(values, service)));
+  const cheaper = (ms: readonly number[], than: string): string =>
+    told(spread(ratios(ms, result.throughput[than]?.processorMs ?? [])));
   return [
     '# Leukodiff, measured',
     '',
@@ -162,19 +167,31 @@ export function serviceReport(result: ServiceResult): string {
     'Camera frames of 640×480 with 1 to 4 cells, scale given; every image an order of its own unless it says otherwise. A peer takes one',
     `image a request: nothing of what it does would be less for ten. After ${WARM_UP_SECONDS} s that do not count, for everybody, and ${TURN_WARM_UP_SECONDS} s of each turn.`,
     '',
-    '| | setting | images/s | ÷ Leukodiff | answer, p50 ms | p99 ms |',
-    '|---|---|---|---|---|---|',
+    '| | setting | images/s | ÷ Leukodiff | processor, ms an image | answer, p50 ms | p99 ms |',
+    '|---|---|---|---|---|---|---|',
     row(
       'bare loop, no server',
       JSON.stringify(result.bare.setting).replaceAll('"', ''),
       told(spread(result.bare.rounds)),
       ratio(result.bare.rounds),
+      told(spread(result.bare.processorMs)),
       '',
       '',
     ),
-    ...Object.entries(result.throughput).map(([name, one]) => {
-      return row(name, one.setting, told(spread(rates(one))), ratio(rates(one)), figure(one.p50), figure(one.p99));
-    }),
+    ...Object.entries(result.throughput).map(([name, one]) =>
+      row(
+        name,
+        one.setting,
+        told(spread(rates(one))),
+        ratio(rates(one)),
+        told(spread(one.processorMs)),
+        figure(one.p50),
+        figure(one.p99),
+      ),
+    ),
+    '',
+    'Processor time is that of the whole machine in a turn, whoever used it: PostgreSQL, Redis and the client that posts have part in it. By it',
+    `the bare loop takes ${cheaper(result.bare.processorMs, IN_TENS)} of what an image costs Leukodiff in orders of ten, ${cheaper(result.bare.processorMs, 'Leukodiff')} alone.`,
     '',
     'The answer of Leukodiff and of arq is 202, that of the others the result; p50 and p99 are of requests. What the peers do stands at the',
     `head of \`bench/peers/whole.py\`; the one named "${THE_LEAST.slice(2)}" does what \`bench/peers/pipeline.py\` says and no more.`,

@@ -4,7 +4,7 @@
  * - the integration tests once more with the queue on Redis (a redis-server of its own, on a free port)
  * - those that store or read images once more with the images on an S3 server
  * - a PostgreSQL server of Debian's, backed up and restored
- * - faults in the running system, the short version (test/chaos)
+ * - faults in the running system, the short version (test/chaos), with the queue in Redis and in PostgreSQL
  * - the browser test of /docs (Chromium)
  * - the service under a real Prometheus, dashboards and alert rules
  * - the training package's tests (Python, from .venv)
@@ -37,7 +37,9 @@ if (!beyond) run('npm test', 'npm', ['test', '--', ...vitestReport('node')]);
 await redisTests();
 s3Tests();
 run('servers', 'npx', ['vitest', 'run', '--project', 'servers', ...vitestReport('servers')]);
-run('chaos', 'npx', ['tsx', 'test/chaos/run.ts', '--short']);
+for (const queue of ['redis', 'postgres']) {
+  run(`chaos, queue in ${queue}`, 'npx', ['tsx', 'test/chaos/run.ts', '--short', '--queue', queue]);
+}
 browserTests();
 monitoringTests();
 pythonTests();

@@ -3,8 +3,8 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import { createPool } from './pool.js';
 
-/** Shared by the queues of one process: one LISTEN for each worker, the rest for queries. */
-const POOL_SIZE = 12;
+/** Shared by the queues of one process: one listens for all workers, the rest is for queries. */
+const POOL_SIZE = 8;
 
 export function openQueuePool(databaseUrl: string, log: Logger): pg.Pool {
   const config = {

@@ -1,7 +1,7 @@
 /**
- * One connection for all that listen. PostgreSQL wakes every connection of a database that listens to anything for each notice there,
- * whatever its channel, and the queue gives several for each job: with a connection for each worker of a queue, waking those who had
- * nothing to do took PostgreSQL longer than the notices themselves.
+ * One connection for all that listen. PostgreSQL wakes every connection of a database that listens to anything for each transaction
+ * there that gives a notice, whatever its channel, and each step of a job does. BullMQ would open one for each worker of a queue, most of
+ * which have nothing to do (docs/decisions/0086).
  */
 import { EventEmitter } from 'node:events';
 import type { PgPool, PgPoolClient, PgQueryResult } from 'bullmq';

@@ -1,7 +1,9 @@
 import { expect, it } from 'vitest';
 import { type ServiceResult, serviceReport, targetsOf } from '../../../bench/service-report.js';
 
-const throughput = (imagesPerSecond: number[]) => ({ setting: 'defaults', imagesPerSecond, p50: 20, p99: 70 });
+const throughput = (imagesPerSecond: number[], processorMs = [100, 100, 100]) => ({
+  ...{ setting: 'defaults', imagesPerSecond, processorMs, p50: 20, p99: 70 },
+});
 
 const tables = (analyses: number, msOfTen: number[]) => ({
   ...{ analyses, msOfTen, databaseMb: 30 },
@@ -21,11 +23,14 @@ const RESULT: ServiceResult = {
   options: { rounds: 3, seconds: 6 },
   restingCores: 0,
   // The machine is twice as fast in the second round as in the first.
-  bare: { setting: { sessions: 2, threads: 2, lanes: 4 }, trials: [], rounds: [10, 20, 15], idleMs: [100, 50, 70] },
+  bare: {
+    ...{ setting: { sessions: 2, threads: 2, lanes: 4 }, trials: [] },
+    ...{ rounds: [10, 20, 15], processorMs: [90, 70, 80], idleMs: [100, 50, 70] },
+  },
   idleMs: [130, 80, 99],
   throughput: {
     Leukodiff: throughput([8, 16, 12]),
-    'Leukodiff, orders of 10 images': throughput([9.5, 18, 13.5]),
+    'Leukodiff, orders of 10 images': throughput([9.5, 18, 13.5], [100, 80, 100]),
     'FastAPI + uvicorn, synchronous': throughput([9, 18, 15]),
     LitServe: throughput([8, 15, 10]),
     'FastAPI + uvicorn, synchronous, the least': throughput([20, 40, 30]),
@@ -52,6 +57,12 @@ it('holds each round against the same round of the other: the speed of the machi
   expect(target('bare limit, orders of ten').missedBy).toBeCloseTo(0);
   const [, alone] = targetsOf(RESULT);
   expect(alone?.got).toBe('0.8 (0.8–0.8)');
+});
+
+it('tells processor time too, which does not depend on how a turn was shared out', () => {
+  const report = serviceReport(RESULT);
+  expect(report).toContain('0.875 (0.8–0.9) of what an image costs Leukodiff in orders of ten, 0.8 (0.7–0.9) alone');
+  expect(report).toMatch(/bare loop, no server .* 15 \(10–20\) \| 1.25 \| 80 \(70–90\) \|/);
 });
 
 it('takes the quickest peer of those that do the same job', () => {
