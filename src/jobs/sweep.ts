@@ -60,6 +60,7 @@ export interface SweepReport {
 /** Null: another process is sweeping. */
 export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promise<SweepReport | null> {
   return withSweepLock(deps.db, async () => {
+    await correctClock(deps);
     const report = {
       expired: await expire(deps),
       reenqueued: await reenqueue(deps, options.graceMs ?? GRACE_MS),
@@ -73,6 +74,16 @@ export async function sweep(deps: SweepDeps, options: SweepOptions = {}): Promis
     if (Object.values(report).some((count) => count > 0)) deps.log.info(report, 'sweep');
     return report;
   });
+}
+
+/** Before all else: what a clock that was ahead put off looks as if it were on its way. */
+async function correctClock({ queues, log }: SweepDeps): Promise<void> {
+  const corrected = await queues.correctClock();
+  if (corrected === 0) return;
+  log.warn(
+    { corrected },
+    'the clock of a process is, or was, ahead of the database; what it wrote into the queue is set right',
+  );
 }
 
 /** What has been kept for long enough. Every analysis that loses something has an entry in the audit trail. */

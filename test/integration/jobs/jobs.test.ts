@@ -515,6 +515,28 @@ describe(`the sweep, queue on ${QUEUE_BACKEND}`, () => {
     expect((await ended(id)).status).toBe('completed');
   });
 
+  it('brings back what a worker whose clock was an hour ahead had taken, put off, or said of its looks for lost jobs', async () => {
+    // There the clock of the server counts.
+    if (QUEUE_BACKEND === 'redis') return expect(await queues.correctClock()).toBe(0);
+    const { pool } = test.database;
+    const [taken, off] = [await post(['taken']), await post(['put off'])];
+    const inAnHour = Date.now() + 3_600_000;
+    await pool.query(
+      `UPDATE bullmq.job SET state = 'active', lock_token = 'gone', locked_until_ms = $2, stalled_marked = true WHERE id = $1`,
+      [taken, inAnHour],
+    );
+    await pool.query(`UPDATE bullmq.job SET state = 'delayed', process_at_ms = $2 WHERE id = $1`, [off, inAnHour]);
+    await pool.query(
+      `INSERT INTO bullmq.meta (queue, field, value) VALUES ('leukodiff-images', 'stalled-check', $1)
+       ON CONFLICT (queue, field) DO UPDATE SET value = excluded.value`,
+      [inAnHour],
+    );
+    await sweep(sweepDeps());
+    expect(await queues.correctClock()).toBe(0);
+    work(oneNeutrophil);
+    for (const id of [off, taken]) expect((await ended(id)).status).toBe('completed');
+  });
+
   it('fails an analysis that is too old, with a reason, and tells its receiver', async () => {
     const hook = await receiver([200]);
     const id = await post(['a'], { callbackUrl: hook.url });
