@@ -9,7 +9,7 @@ import type pg from 'pg';
 
 /** A pool to BullMQ: what it lends is the same connection to everyone at once, which therefore only listens and looks. */
 export class SharedListener implements PgPool {
-  private connection: Promise<pg.PoolClient> | undefined;
+  private connection: Promise<InTurn> | undefined;
   private readonly borrowers = new Set<Borrower>();
 
   constructor(private readonly pool: pg.Pool) {}
@@ -33,9 +33,9 @@ export class SharedListener implements PgPool {
 
   /** Ends the connection; the pool is its owner's to end. */
   async end(): Promise<void> {
-    const client = await this.connection?.catch(() => undefined);
+    const opened = await this.connection?.catch(() => undefined);
     this.connection = undefined;
-    client?.release(true);
+    opened?.client.release(true);
   }
 
   on(event: string, listener: (argument: never) => void): this {
@@ -48,7 +48,7 @@ export class SharedListener implements PgPool {
     return this;
   }
 
-  private async open(): Promise<pg.PoolClient> {
+  private async open(): Promise<InTurn> {
     const opening = this.pool.connect();
     // Whoever asks after a failure asks anew.
     opening.catch(() => {
@@ -64,25 +64,38 @@ export class SharedListener implements PgPool {
       // Each of them asks for a new one, and whoever is first opens it.
       for (const borrower of [...this.borrowers]) borrower.fail(error);
     });
-    return client;
+    return new InTurn(client);
   }
 }
 
 class Borrower extends EventEmitter implements PgPoolClient {
   constructor(
-    private readonly client: pg.PoolClient,
+    private readonly inTurn: InTurn,
     readonly release: () => void,
   ) {
     super();
   }
 
   query<R>(text: string, values?: readonly unknown[]): Promise<PgQueryResult<R>> {
-    return this.client.query<R & pg.QueryResultRow>(text, values as unknown[]);
+    return this.inTurn.query<R>(text, values);
   }
 
   fail(error: Error): void {
     this.release();
     // Without a listener an emitter throws what it is given.
     if (this.listenerCount('error') > 0) this.emit('error', error);
+  }
+}
+
+/** One statement after the other, whoever asks: pg gives up lining them up itself. */
+class InTurn {
+  private last: Promise<unknown> = Promise.resolve();
+
+  constructor(readonly client: pg.PoolClient) {}
+
+  query<R>(text: string, values?: readonly unknown[]): Promise<PgQueryResult<R>> {
+    const answer = this.last.then(() => this.client.query<R & pg.QueryResultRow>(text, values as unknown[]));
+    this.last = answer.catch(() => undefined);
+    return answer;
   }
 }

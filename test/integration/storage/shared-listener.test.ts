@@ -63,6 +63,16 @@ describe('a shared listener', () => {
     expect(pool.totalCount).toBe(2);
   });
 
+  it('has its statements wait for each other, whoever sends them', async () => {
+    const warned = new Promise<string>((settle) => process.once('warning', ({ message }) => settle(message)));
+    const [first, second] = [await borrow(), await borrow()];
+    const failing = first.client.query('SELECT 1 / 0');
+    const sums = [first, second, first].map(({ client }, n) => client.query<{ n: number }>('SELECT $1::int AS n', [n]));
+    await expect(failing).rejects.toMatchObject({ code: '22012' });
+    expect((await Promise.all(sums)).map(({ rows }) => rows[0]?.n)).toEqual([0, 1, 2]);
+    expect(await Promise.race([warned, sleep(50)])).toBeUndefined();
+  });
+
   it('tells each of a lost connection once, and opens one anew for all', async () => {
     const before = [await borrow(), await borrow()] as const;
     const silent = await shared.connect();
