@@ -81,7 +81,7 @@ VOLUME /data
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/health/ready`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-ENTRYPOINT ["tini", "--", "node", "dist/start.cjs"]
+ENTRYPOINT ["tini", "--", "node", "--max-semi-space-size=16", "dist/start.cjs"]
 CMD ["serve"]
 
 # 4. The image for processors. Last, so that `docker build` without a target makes it.
@@ -114,5 +114,5 @@ EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/health/ready`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 # tini passes SIGTERM on and reaps what the program leaves.
-ENTRYPOINT ["tini", "--", "node", "dist/start.cjs"]
+ENTRYPOINT ["tini", "--", "node", "--max-semi-space-size=16", "dist/start.cjs"]
 CMD ["serve"]

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
+import { MAIN, NODE_FLAGS } from '../test/support/main.js';
 import { MODEL_DIR } from '../test/support/model-dir.js';
 import {
   type Orders,
@@ -18,7 +19,6 @@ import type { Place, Servers } from './servers.js';
 import { figure } from './statistics.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const MAIN = join(ROOT, 'dist', 'start.cjs');
 const PEERS = join(ROOT, 'bench', 'peers');
 const PYTHON = join(ROOT, 'bench', '.venv', 'bin', 'python');
 export const INSTALL_PEERS =
@@ -60,7 +60,7 @@ export function leukodiff(
   nodeFlags: readonly string[] = [],
 ): Running {
   if (!existsSync(MAIN)) throw new Error('dist/start.cjs is missing: npm run build');
-  return start(process.execPath, [...nodeFlags, MAIN, ...args], {
+  return start(process.execPath, [...NODE_FLAGS, ...nodeFlags, MAIN, ...args], {
     MODEL_DIR,
     EXECUTION_PROVIDER: 'cpu',
     NODE_ENV: 'production',

@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --max-semi-space-size=16
 /**
  * The program's first lines: what has to be settled before the first module of the program is loaded. The loader of ECMAScript
  * modules already uses libuv's thread pool and allocates, so this is a CommonJS module (docs/decisions/0071).

@@ -6,12 +6,12 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { freePort } from '../support/free-port.js';
+import { MAIN, NODE_FLAGS } from '../support/main.js';
 import { type Network, openNetwork } from '../support/network.js';
 import { type Disk, mountDisk, plainFolder } from './disk.js';
 import { type Postgres, supervisePostgres } from './postgres.js';
 import { type Supervised, supervise } from './process.js';
 
-const MAIN = fileURLToPath(new URL('../../dist/start.cjs', import.meta.url));
 const LIS = fileURLToPath(new URL('./lis.mjs', import.meta.url));
 const WORKERS = 2;
 
@@ -95,7 +95,7 @@ export async function startSystem({ queue = 'redis', spoilable = true }: SystemO
   const api = supervise({
     ...part('api'),
     program: process.execPath,
-    args: [MAIN, 'serve', '--no-worker'],
+    args: [...NODE_FLAGS, MAIN, 'serve', '--no-worker'],
     env: {
       ...through('api'),
       ...{ DATA_DIR: path('api'), PORT: String(apiPort), ACCESS: 'open', RATE_LIMIT_PER_MINUTE: '0' },
@@ -109,7 +109,7 @@ export async function startSystem({ queue = 'redis', spoilable = true }: SystemO
     const worker = supervise({
       ...part(`worker-${n}`),
       program: process.execPath,
-      args: [MAIN, 'work'],
+      args: [...NODE_FLAGS, MAIN, 'work'],
       env: {
         ...through('workers'),
         ...{ DATA_DIR: path(`worker-${n}`), METRICS_PORT: String(metricsPort) },

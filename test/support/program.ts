@@ -4,9 +4,8 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { MAIN, NODE_FLAGS } from './main.js';
 
-const MAIN = fileURLToPath(new URL('../../dist/start.cjs', import.meta.url));
 const START_TIMEOUT_MS = 90_000;
 
 export interface Ended {
@@ -37,7 +36,7 @@ const started = new Set<ChildProcess>();
 export function run(args: readonly string[], env: Readonly<Record<string, string>> = {}): Program {
   if (!existsSync(MAIN)) throw new Error('dist/start.cjs is missing: run `npm run build` first');
   const model = process.env['MODEL_DIR'];
-  const child = spawn(process.execPath, [MAIN, ...args], {
+  const child = spawn(process.execPath, [...NODE_FLAGS, MAIN, ...args], {
     env: {
       PATH: process.env['PATH'] ?? '',
       EXECUTION_PROVIDER: 'cpu',

@@ -9,6 +9,7 @@ import { type Dockerfile, DockerfileParser, type Instruction } from 'dockerfile-
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { CONFIG_VARIABLES } from '../../../src/config.js';
+import { NODE_FLAGS } from '../../support/main.js';
 
 // Both packages are CommonJS, whose default export TypeScript and Node see differently.
 const require = createRequire(import.meta.url);
@@ -35,6 +36,15 @@ describe('the Dockerfile', () => {
       .filter((one) => one.getRange().start.line > first && one.getRange().start.line < last)
       .map((one) => one.getTextContent().replace(/\s*\\\n\s*/g, ' '));
   };
+
+  it('starts the program with the flags that it has everywhere else', () => {
+    const command = ['node', ...NODE_FLAGS, 'dist/start.cjs'];
+    for (const name of ['cpu', 'cuda']) {
+      expect(stage(name)).toContain(`ENTRYPOINT ${JSON.stringify(['tini', '--', ...command]).replaceAll(',', ', ')}`);
+    }
+    expect(JSON.parse(read('package.json')).scripts.start).toBe([...command, 'serve'].join(' '));
+    expect(read('src/start.cts').split('\n')[0]).toBe(`#!/usr/bin/env -S ${command.slice(0, -1).join(' ')}`);
+  });
 
   it('makes the image for processors where no target is named', () => {
     expect(stages.map((from) => from.getBuildStage())).toEqual(['build', 'packages', 'packages-cuda', 'cuda', 'cpu']);
