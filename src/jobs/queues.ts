@@ -85,8 +85,13 @@ const EVENT_STREAM_LENGTH = 1_000;
 const CLOSE_TIMEOUT_MS = 5_000;
 
 /** Retries of what may pass: a lost connection, a crashed inference thread. 1, 2, 4, 8 s, or less by chance. */
-const RETRIES: JobsOptions = { attempts: 5, backoff: { type: 'exponential', delay: 1_000, jitter: 0.5 } };
-const LONGEST_RETRY_MS = 8_000;
+const TRIES = 5;
+const FIRST_WAIT_MS = 1_000;
+const LONGEST_WAIT_MS = FIRST_WAIT_MS * 2 ** (TRIES - 2);
+const RETRIES: JobsOptions = {
+  attempts: TRIES,
+  backoff: { type: 'exponential', delay: FIRST_WAIT_MS, jitter: 0.5 },
+};
 
 export interface PlaceInLine {
   /** `stat` before `routine`, whoever sent it. */
@@ -178,7 +183,7 @@ async function openPostgres({ databaseUrl, log, telemetry }: QueuesOptions): Pro
           lockMs: LOCK_MS,
           checkMs: STALLED_CHECK_MS,
           prompt: ['leukodiff-images', 'leukodiff-analyses'] satisfies QueueName[],
-          longestWaitMs: LONGEST_RETRY_MS,
+          longestWaitMs: LONGEST_WAIT_MS,
         }),
       release: async () => {
         await worker.end();

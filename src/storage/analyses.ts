@@ -100,15 +100,14 @@ export async function insertAnalysis(
   const store = writableStore(db);
   let stored: StoredOrder | undefined;
   if (store === null) {
-    const values = [...order, ...imageColumns(first), ...fileColumns(first)];
-    stored = (await client.query<StoredOrder>(INSERT_ORDER_WITH_IMAGES, values)).rows[0];
+    stored = (await client.query<StoredOrder>(INSERT_ORDER_WITH_IMAGES, [...order, ...fileColumns(first)])).rows[0];
   } else {
     stored = (await client.query<StoredOrder>(INSERT_ORDER, order)).rows[0];
     await insertObjects(db, store, client, { id, laboratory }, first);
   }
   for await (const batch of rest) {
     if (store !== null) await insertObjects(db, store, client, { id, laboratory }, batch);
-    else await client.query(INSERT_IMAGES_WITH_FILES, [id, laboratory, ...imageColumns(batch), ...fileColumns(batch)]);
+    else await client.query(INSERT_IMAGES_WITH_FILES, [id, laboratory, ...fileColumns(batch)]);
   }
   if (stored === undefined) throw new Error('an order has at least one image');
   return { id, createdAt: stored.createdAt.toISOString(), turn: stored.turn };
@@ -265,10 +264,10 @@ function imageColumns(batch: readonly PostedImage[]): unknown[] {
   ];
 }
 
-/** Where the bytes of each begin, and the bytes. */
+/** The same, where the bytes of each begin, and the bytes: the parameters of `insertImagesWithFiles`. */
 function fileColumns(batch: readonly PostedImage[]): unknown[] {
   const { bytes, starts } = joined(batch.map((image) => image.bytes));
-  return [starts.slice(0, -1), bytes];
+  return [...imageColumns(batch), starts.slice(0, -1), bytes];
 }
 
 /** The finished document as it was stored, or the state of an analysis under way. Null: the laboratory has none such. */

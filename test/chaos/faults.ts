@@ -1,7 +1,7 @@
 /** What can go wrong, and how it ends again. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Random } from '../support/random.js';
-import type { QueuePlace, System } from './system.js';
+import type { QueueBackend, System } from './system.js';
 
 export interface Fault {
   readonly name: string;
@@ -44,7 +44,7 @@ const COMMON: readonly Fault[] = [
 ];
 
 /** What can happen to a system whose jobs lie there. */
-export const FAULTS: Readonly<Record<QueuePlace, readonly Fault[]>> = {
+export const FAULTS: Readonly<Record<QueueBackend, readonly Fault[]>> = {
   postgres: COMMON,
   redis: [
     ...COMMON,

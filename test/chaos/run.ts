@@ -18,7 +18,7 @@ import { createRandom } from '../support/random.js';
 import { FAULTS, type Fault, shuffled } from './faults.js';
 import { check, notes, settle } from './invariant.js';
 import { drawImages, startLoad } from './load.js';
-import { QUEUES, startSystem } from './system.js';
+import { backendOf, startSystem } from './system.js';
 
 const READY_WITHIN_MS = 30_000;
 /** Every eighth fault is held for longer than a job's lock and its renewal live. */
@@ -36,8 +36,7 @@ const { values } = parseArgs({
     keep: { type: 'boolean', default: false },
   },
 });
-const queue = QUEUES.find((one) => one === values.queue);
-if (queue === undefined) throw new Error(`--queue is one of ${QUEUES.join(', ')}`);
+const queue = backendOf(values.queue);
 const seed = Number(values.seed ?? (values.short ? 1 : Math.floor(Math.random() * 1_000_000)));
 const wanted = Number(values.faults ?? (values.short ? 12 : 220));
 const limitMs = values.short ? 40_000 : 35 * 60_000;
@@ -121,7 +120,7 @@ process.exit(passed ? 0 : 1);
 
 function* sequence(): Generator<Fault> {
   const fits = new RegExp(values.only ?? '');
-  const fitting = FAULTS[queue ?? 'redis'].filter(({ name }) => fits.test(name));
+  const fitting = FAULTS[queue].filter(({ name }) => fits.test(name));
   if (fitting.length === 0) throw new Error(`no fault fits --only ${values.only}`);
   for (;;) yield* shuffled(fitting, random);
 }

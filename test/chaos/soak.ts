@@ -13,7 +13,7 @@ import { parseArgs } from 'node:util';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 import { drawImages } from './load.js';
-import { QUEUES, type System, startSystem } from './system.js';
+import { backendOf, type System, startSystem } from './system.js';
 
 const SAMPLES_A_QUARTER = 25;
 const POSTERS = 4;
@@ -29,8 +29,7 @@ type Sample = Readonly<Record<string, number>>;
 const { values } = parseArgs({
   options: { images: { type: 'string', default: '20000' }, queue: { type: 'string', default: 'redis' } },
 });
-const queue = QUEUES.find((one) => one === values.queue);
-if (queue === undefined) throw new Error(`--queue is one of ${QUEUES.join(', ')}`);
+const queue = backendOf(values.queue);
 const wanted = Number(values.images);
 const say = (text: string): void => {
   process.stdout.write(`${text}\n`);

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { Queues } from '../../src/jobs/queues.js';
 import { freePort } from '../support/free-port.js';
 import { MAIN, NODE_FLAGS } from '../support/main.js';
 import { type Network, openNetwork } from '../support/network.js';
@@ -39,12 +40,17 @@ export interface System {
 }
 
 /** Where the jobs lie. */
-export const QUEUES = ['redis', 'postgres'] as const;
-export type QueuePlace = (typeof QUEUES)[number];
+export type QueueBackend = Queues['backend'];
+
+/** @throws Error for what is none */
+export function backendOf(name: string): QueueBackend {
+  if (name === 'redis' || name === 'postgres') return name;
+  throw new Error('--queue is redis or postgres');
+}
 
 export interface SystemOptions {
   /** Default `redis`. */
-  readonly queue?: QueuePlace;
+  readonly queue?: QueueBackend;
   /** Whether disks can be filled and clocks moved; default true. */
   readonly spoilable?: boolean;
 }
