@@ -1,4 +1,4 @@
-/** The job `analyze-image`: one image through the networks, its findings into storage. May run twice for one image. */
+/** The job `analyze-image`: an image, or several of an order, through the networks and into storage. May run twice for one image. */
 import type { Logger } from 'pino';
 import { isCounted } from '../hematology/counting-frame.js';
 import type { Metrics } from '../observability/metrics.js';
@@ -26,7 +26,7 @@ import {
 import { announce, endAnalysis, type FinishJobDeps, finishAnalysis } from './finish-analysis.js';
 import { patiently } from './patience.js';
 import { IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT, MAX_IMAGE_RUNS, undecodable } from './problems.js';
-import type { QueueJob } from './queues.js';
+import { imagesOf, type QueueJob } from './queues.js';
 
 /** Far beyond any image that passes the limits; ends what hangs. */
 const IMAGE_TIMEOUT_MS = 10 * 60_000;
@@ -42,19 +42,42 @@ export interface AnalyzeImageDeps {
 
 type ImageJob = QueueJob<'leukodiff-images'>;
 
-/** Rejects only for what another run may cure; what is wrong with the image itself is its result. */
-export async function analyzeImage(deps: AnalyzeImageDeps, job: ImageJob): Promise<void> {
-  const { analysisId, index } = job.data;
-  await runImage(deps, job, async (result) => {
-    const saved = await patiently(deps.shutdown, () => saveImageResult(deps.db, analysisId, index, result));
+/** An image of an analysis. */
+interface Subject {
+  readonly analysisId: string;
+  readonly index: number;
+}
+
+/** Rejects only for what another run may cure, once every image of the job has had its turn; what is wrong with an image itself is its result. */
+export async function analyzeImages(deps: AnalyzeImageDeps & FinishJobDeps, job: ImageJob): Promise<void> {
+  const { analysisId, indexes } = imagesOf(job.data);
+  const failures: unknown[] = [];
+  for (const [i, index] of indexes.entries()) {
+    const ends = job.data.last === true && i === indexes.length - 1 && failures.length === 0;
+    try {
+      await (ends ? analyzeLastImage : analyzeImage)(deps, job, { analysisId, index });
+    } catch (error) {
+      if (deps.shutdown.aborted) throw error;
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) throw failures[0];
+}
+
+async function analyzeImage(deps: AnalyzeImageDeps, job: ImageJob, image: Subject): Promise<void> {
+  await runImage(deps, job, image, async (result) => {
+    const saved = await patiently(deps.shutdown, () => saveImageResult(deps.db, image.analysisId, image.index, result));
     return saved || null;
   });
 }
 
 /** The same for an image that nothing but the end of its order waits for: what was found is stored as the order ends, in one transaction. */
-export async function analyzeLastImage(deps: AnalyzeImageDeps & FinishJobDeps, job: ImageJob): Promise<void> {
-  const { analysisId, index } = job.data;
-  const ended = await runImage(deps, job, async (result) => {
+async function analyzeLastImage(
+  deps: AnalyzeImageDeps & FinishJobDeps,
+  job: ImageJob,
+  { analysisId, index }: Subject,
+): Promise<void> {
+  const ended = await runImage(deps, job, { analysisId, index }, async (result) => {
     const finished = await endAnalysis(deps, analysisId, { index, result });
     return finished?.changed ? finished : null;
   });
@@ -67,19 +90,17 @@ export async function analyzeLastImage(deps: AnalyzeImageDeps & FinishJobDeps, j
 async function runImage<Stored>(
   deps: AnalyzeImageDeps,
   job: ImageJob,
+  { analysisId, index }: Subject,
   store: (result: ImageResult) => Promise<Stored | null>,
 ): Promise<Stored | null> {
   const { db, metrics, log } = deps;
-  const { analysisId, index } = job.data;
   const begun = performance.now();
+  const waitedMs = Date.now() - job.timestamp;
   const stored = <T>(work: () => Promise<T>): Promise<T> => patiently(deps.shutdown, work);
   const task = await stored(() => startImage(db, analysisId, index));
   if (task === null) return null;
   const named = { analysisId, image: index, requestId: task.requestId };
-  metrics.stageSeconds.observe(
-    { stage: 'queue' },
-    Math.max(0, (job.processedOn ?? job.timestamp) - job.timestamp) / 1000,
-  );
+  metrics.stageSeconds.observe({ stage: 'queue' }, Math.max(0, waitedMs) / 1000);
   metrics.stageSeconds.observe({ stage: 'load' }, (performance.now() - begun) / 1000);
   if (task.attempts > MAX_IMAGE_RUNS) return fail(IMAGE_INTERRUPTED);
 

@@ -19,12 +19,15 @@ import {
 } from 'bullmq';
 import type { Logger } from 'pino';
 import { ExpectedError } from '../errors.js';
+import type { QueueLoad } from '../storage/analyses.js';
 import type { Lane } from '../storage/deliveries.js';
 import type { Priority } from '../storage/documents.js';
 import { correctQueueClock } from '../storage/queue-clock.js';
 import { openQueuePool } from '../storage/queue-pool.js';
 import type { PendingReport } from '../storage/reports.js';
 import { SharedListener } from '../storage/shared-listener.js';
+import { imagesPerJob, inPortions, MAX_IMAGES_PER_JOB } from './portions.js';
+import { MAX_IMAGE_RUNS } from './problems.js';
 
 export const QUEUE_NAMES = [
   'leukodiff-images',
@@ -37,15 +40,24 @@ export const QUEUE_NAMES = [
 ] as const;
 export type QueueName = (typeof QUEUE_NAMES)[number];
 
-export interface AnalyzeImageData {
-  readonly analysisId: string;
-  readonly index: number;
-  /** The analysis has no other image to wait for: this job ends it too, and none of `leukodiff-analyses` is there. */
+/** The analysis has no images but this job's to wait for: it ends the analysis too, and none of `leukodiff-analyses` is there. */
+interface MayBeLast {
   readonly last?: boolean;
 }
-export interface FinishAnalysisData {
+interface OneImage extends MayBeLast {
   readonly analysisId: string;
+  readonly index: number;
 }
+/**
+ * Named otherwise than `analysisId`: a worker of a version that knows jobs of one image only finds nothing to do there, and the sweep
+ * adds the images again, one by one (docs/decisions/0089). So does the job that ends an analysis behind such jobs.
+ */
+interface SeveralImages extends MayBeLast {
+  readonly portionOf: string;
+  readonly indexes: readonly number[];
+}
+export type AnalyzeImagesData = OneImage | SeveralImages;
+export type FinishAnalysisData = { readonly analysisId: string } | { readonly portionsOf: string };
 export interface DeliverData {
   readonly deliveryId: string;
 }
@@ -53,7 +65,7 @@ export interface SendReportData {
   readonly reportId: string;
 }
 interface JobData {
-  'leukodiff-images': AnalyzeImageData;
+  'leukodiff-images': AnalyzeImagesData;
   'leukodiff-analyses': FinishAnalysisData;
   'leukodiff-deliveries': DeliverData;
   'leukodiff-failing-deliveries': DeliverData;
@@ -63,7 +75,7 @@ interface JobData {
 
 export type QueueJob<Q extends QueueName> = Pick<
   Job<JobData[Q]>,
-  'id' | 'data' | 'attemptsMade' | 'opts' | 'timestamp' | 'processedOn' | 'moveToDelayed'
+  'id' | 'data' | 'attemptsMade' | 'opts' | 'timestamp' | 'moveToDelayed'
 >;
 
 /**
@@ -78,8 +90,8 @@ const FIRST_PRIORITY: Readonly<Record<Priority, number>> = { stat: 1, routine: 1
  */
 const LOCK_MS = 15_000;
 const STALLED_CHECK_MS = 5_000;
-/** Storage counts the runs of an image and gives up itself; the queue's own count shall not come before it. */
-const MAX_STALLED = 10;
+/** Storage counts the runs of an image and gives up itself; the queue's own count, of all images of a job, shall not come before it. */
+const MAX_STALLED = MAX_IMAGES_PER_JOB * (MAX_IMAGE_RUNS + 1);
 const KEEP_FAILED = { age: 24 * 60 * 60, count: 1_000 };
 const EVENT_STREAM_LENGTH = 1_000;
 const CLOSE_TIMEOUT_MS = 5_000;
@@ -93,11 +105,25 @@ const RETRIES: JobsOptions = {
   backoff: { type: 'exponential', delay: FIRST_WAIT_MS, jitter: 0.5 },
 };
 
+/** The images of a job, in their order, and of which analysis they are. */
+export function imagesOf(data: AnalyzeImagesData): {
+  readonly analysisId: string;
+  readonly indexes: readonly number[];
+} {
+  if ('portionOf' in data) return { analysisId: data.portionOf, indexes: data.indexes };
+  return { analysisId: data.analysisId, indexes: [data.index] };
+}
+
+export const analysisToFinish = (data: FinishAnalysisData): string =>
+  'portionsOf' in data ? data.portionsOf : data.analysisId;
+
 export interface PlaceInLine {
   /** `stat` before `routine`, whoever sent it. */
   readonly priority: Priority;
   /** Within a priority: of the analysis's image 0; every further one comes a turn later (docs/decisions/0072). */
   readonly turn: number;
+  /** At most so many images share a job (portions.ts). Default 1. */
+  readonly imagesPerJob?: number;
 }
 
 export interface DeliveryJobOptions {
@@ -116,7 +142,7 @@ export interface RunningWorker {
 
 export interface Queues {
   readonly backend: 'postgres' | 'redis';
-  /** Adds the jobs of an analysis: one for each image, and one that ends it after them; for a single image one does both. */
+  /** Adds the jobs of an analysis: those of its images, and one that ends it after them; where one has all images it does both. */
   addAnalysis(analysisId: string, imageIndexes: readonly number[], place: PlaceInLine): Promise<void>;
   /** Whether a job that will end the analysis is there. */
   hasAnalysis(analysisId: string): Promise<boolean>;
@@ -245,7 +271,7 @@ function build<B extends IQueueBackend, C>(
     }, 10_000).unref();
     log.warn({ reason: error.message }, 'the queue reports an error');
   };
-  const images = open<AnalyzeImageData>('leukodiff-images');
+  const images = open<AnalyzeImagesData>('leukodiff-images');
   const analyses = open<FinishAnalysisData>('leukodiff-analyses');
   const deliveries = open<DeliverData>('leukodiff-deliveries');
   const failingDeliveries = open<DeliverData>('leukodiff-failing-deliveries');
@@ -267,7 +293,7 @@ function build<B extends IQueueBackend, C>(
   return {
     backend,
     correctClock,
-    addAnalysis: async (analysisId, imageIndexes, { priority, turn }) => {
+    addAnalysis: async (analysisId, imageIndexes, { priority, turn, imagesPerJob: most = 1 }) => {
       const first = FIRST_PRIORITY[priority];
       const opts = {
         ...RETRIES,
@@ -276,24 +302,34 @@ function build<B extends IQueueBackend, C>(
         removeOnFail: KEEP_FAILED,
       };
       const priorityOf = (index: number): number => first + Math.min(turn + index, TURNS - 1);
-      const [index] = imageIndexes;
-      if (index !== undefined && imageIndexes.length === 1) {
+      const jobOf = ([index = 0, ...more]: readonly number[]): {
+        name: string;
+        data: AnalyzeImagesData;
+        opts: JobsOptions;
+      } => ({
+        name: 'analyze-image',
+        data: more.length === 0 ? { analysisId, index } : { portionOf: analysisId, indexes: [index, ...more] },
+        opts: { ...opts, priority: priorityOf(index) },
+      });
+      const portions = inPortions(imageIndexes, most);
+      const [only] = portions;
+      if (only !== undefined && portions.length === 1) {
         // A flow of two would cost the queue twice as much and the result 2 ms.
-        const data: AnalyzeImageData = { analysisId, index, last: true };
-        await images.add('analyze-image', data, { ...opts, priority: priorityOf(index), jobId: analysisId });
+        const job = jobOf(only);
+        await images.add(job.name, { ...job.data, last: true }, { ...job.opts, jobId: analysisId });
         return;
       }
-      const children: FlowJobNode[] = imageIndexes.map((index) => ({
-        name: 'analyze-image',
+      const children: FlowJobNode[] = portions.map(jobOf).map((job) => ({
+        ...job,
         queueName: 'leukodiff-images',
-        data: { analysisId, index } satisfies AnalyzeImageData,
         // An image that cannot be analysed must not keep its analysis from ending.
-        opts: { ...opts, priority: priorityOf(index), ignoreDependencyOnFailure: true },
+        opts: { ...job.opts, ignoreDependencyOnFailure: true },
       }));
+      const known = portions.every(({ length }) => length === 1);
       await flows.add({
         name: 'finish-analysis',
         queueName: 'leukodiff-analyses',
-        data: { analysisId } satisfies FinishAnalysisData,
+        data: (known ? { analysisId } : { portionsOf: analysisId }) satisfies FinishAnalysisData,
         opts: { ...opts, jobId: analysisId },
         children,
       });
@@ -374,6 +410,8 @@ export interface AnalysisToEnqueue {
   readonly priority: Priority;
   /** Absent: as if nobody waited. */
   readonly turn?: number;
+  /** What waited when it came, and the size of its largest image. Absent: as if nothing did. */
+  readonly among?: { readonly load: QueueLoad; readonly pixels: number };
 }
 
 /**
@@ -382,12 +420,12 @@ export interface AnalysisToEnqueue {
  */
 export async function enqueueAnalysis(
   queues: Queues,
-  { id, imageCount, priority, turn = 0 }: AnalysisToEnqueue,
+  { id, imageCount, priority, turn = 0, among }: AnalysisToEnqueue,
 ): Promise<void> {
   await queues.addAnalysis(
     id,
     Array.from({ length: imageCount }, (_, index) => index),
-    { priority, turn },
+    { priority, turn, imagesPerJob: among === undefined ? 1 : imagesPerJob(priority, among) },
   );
 }
 

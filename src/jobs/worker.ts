@@ -11,12 +11,12 @@ import type { Database } from '../storage/database.js';
 import type { ReportChannel } from '../storage/reports.js';
 import type { Sealer } from '../storage/sealing.js';
 import type { ApartVision } from '../vision/apart.js';
-import { analyzeImage, analyzeLastImage } from './analyze-image.js';
+import { analyzeImages } from './analyze-image.js';
 import { type DeliverDeps, deliver } from './deliver.js';
 import { finishAnalysis } from './finish-analysis.js';
 import { imagesAtOnce } from './images-at-once.js';
 import { IMAGE_ANALYSIS_ERROR, IMAGE_INTERRUPTED, IMAGE_TIMEOUT } from './problems.js';
-import type { Queues } from './queues.js';
+import { analysisToFinish, type Queues } from './queues.js';
 import { type ReportSender, reportJob, type SendReportDeps } from './send-report.js';
 import { type SweepDeps, sweep } from './sweep.js';
 
@@ -77,10 +77,10 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const agent = createOutboundAgent(policy, deps.resolve);
   const delivering = { ...deps, agent, shutdown: shutdown.signal };
   const workers = [
-    queues.work('leukodiff-images', atOnce, (job) =>
-      job.data.last ? analyzeLastImage(analyzing, job) : analyzeImage(analyzing, job),
+    queues.work('leukodiff-images', atOnce, (job) => analyzeImages(analyzing, job)),
+    queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) =>
+      finishAnalysis(finishing, analysisToFinish(job.data)),
     ),
-    queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) => finishAnalysis(finishing, job.data.analysisId)),
     queues.work('leukodiff-deliveries', DELIVERY_CONCURRENCY, (job, token) =>
       deliver(delivering, 'prompt', job, token),
     ),

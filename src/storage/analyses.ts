@@ -443,12 +443,21 @@ export async function deleteAnalysis(db: Database, laboratory: string, id: strin
   return count > 0;
 }
 
-/** Images that are stored and not finished: the depth of the queue, whatever the queue itself knows. */
-export async function countQueued(db: Database): Promise<number> {
-  const { rows } = await db.pool.query<{ count: number }>(
-    `SELECT count(*)::int AS count FROM images WHERE status IN ('queued', 'processing')`,
+/** Images that are stored and not finished. */
+export interface QueueLoad {
+  /** No run of them has begun. */
+  readonly waiting: number;
+  readonly running: number;
+}
+
+/** Of all orders, whatever the queue itself knows. */
+export async function queueLoad(db: Database): Promise<QueueLoad> {
+  const { rows } = await db.pool.query<QueueLoad>(
+    `SELECT count(*) FILTER (WHERE status = 'queued')::int AS waiting,
+            count(*) FILTER (WHERE status = 'processing')::int AS running
+       FROM images WHERE status IN ('queued', 'processing')`,
   );
-  return rows[0]?.count ?? 0;
+  return rows[0] ?? { waiting: 0, running: 0 };
 }
 
 /**

@@ -82,7 +82,10 @@ export interface Finished {
   readonly changed: boolean;
 }
 
-/** Ends an analysis: result document, differential rows and delivery in one transaction. Null: it was deleted. */
+/**
+ * Ends an analysis: result document, differential rows and delivery in one transaction. Null: it was deleted, or has an image that
+ * no run has begun; then it stays open, and the sweep finds it.
+ */
 export async function finishAnalysis(db: Database, id: string, options: FinishOptions): Promise<Finished | null> {
   if (!isUuid(id)) return null;
   return ending(db, async (client) => {
@@ -94,7 +97,9 @@ export async function finishAnalysis(db: Database, id: string, options: FinishOp
       const reports = await pendingReports(client, id);
       return { document, laboratory: analysis.laboratory, deliveryIds, reports, changed: false };
     }
-    const { images, cells } = await endedFindings(client, analysis, options);
+    const findings = await endedFindings(client, analysis, options);
+    if (findings === null) return null;
+    const { images, cells } = findings;
     const completedAt = new Date();
     const repeated = repeatedRows(images);
     const outcome = options.conclude({
@@ -132,7 +137,7 @@ export async function failAnalysis(
   return ending(db, async (client) => {
     const analysis = await lockAnalysis(client, id);
     if (analysis === null || analysis.status === 'completed' || analysis.status === 'failed') return null;
-    const images = await endedImages(client, id, problem);
+    const images = await endedImages(client, id, await readImages(client, id), problem);
     return end(client, { analysis, images, completedAt: new Date() }, { status: 'failed', problem }, { eventsOf });
   });
 }
@@ -229,23 +234,29 @@ async function lockAnalysis(client: pg.PoolClient, id: string): Promise<LockedAn
   return rows[0] ?? null;
 }
 
-/** All images of an analysis that ends, `last` written among them, and their cells. */
+/** All images of an analysis that ends, `last` written among them, and their cells. Null: one of them still waits for its first run. */
 async function endedFindings(
   client: pg.PoolClient,
   { id, imageCount }: LockedAnalysis,
   { last, interrupted }: Pick<FinishOptions, 'last' | 'interrupted'>,
-): Promise<{ readonly images: readonly ImageRow[]; readonly cells: readonly CountedCell[] }> {
+): Promise<{ readonly images: readonly ImageRow[]; readonly cells: readonly CountedCell[] } | null> {
   if (last !== undefined) {
     const image = await writeImageResult(client, id, last.index, last.result);
     // All there is has just been written: nothing is read back.
     if (image !== null && imageCount === 1) return { images: [image], cells: countedCells(last) };
   }
-  return { images: await endedImages(client, id, interrupted), cells: await readCells(client, id) };
+  const images = await readImages(client, id);
+  if (images.some(({ status }) => status === 'queued')) return null;
+  return { images: await endedImages(client, id, images, interrupted), cells: await readCells(client, id) };
 }
 
-/** All images of an analysis that ends; those that no run finished fail with `problem`. */
-async function endedImages(client: pg.PoolClient, id: string, problem: StoredProblem): Promise<ImageRow[]> {
-  const images = await readImages(client, id);
+/** The images of an analysis that ends, as they are then: those that no run finished fail with `problem`. */
+async function endedImages(
+  client: pg.PoolClient,
+  id: string,
+  images: readonly ImageRow[],
+  problem: StoredProblem,
+): Promise<readonly ImageRow[]> {
   if (images.every(({ status }) => status === 'completed' || status === 'failed')) return images;
   await client.query(
     `UPDATE images SET status = 'failed', completed_at = now(), problem = $2

@@ -13,12 +13,14 @@ import type { GreyImage, RgbImage } from './types.js';
 export const PNG = { compressionLevel: 6 } as const;
 
 const SMALL_PIXELS = 1 << 16;
-/** A crop takes a millisecond, which the event loop has better use for; the mask of a cell less than the way to another thread. */
+/** Bytes: a crop takes a millisecond, and the way to another thread 0.7 more; the mask of a cell less than that way. */
 const WORTH_A_THREAD = 1 << 15;
 /** Differences of rows leave nothing to search for but runs: this is quicker than any search, and packs a crop tighter. */
 const RUNS = { strategy: constants.Z_RLE } as const;
 /** A mask packs into some hundred bytes. */
 const FEW_RUNS = { ...RUNS, chunkSize: 1 << 12 } as const;
+/** Between two looks at how busy this thread is. */
+const LOOK_MS = 1_000;
 const deflateApart = promisify<Uint8Array, ZlibOptions, Buffer>(deflate);
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 const COLOUR_TYPE = { 1: 0, 3: 2 } as const;
@@ -58,16 +60,34 @@ async function encodeSmall({ width, height, data }: GreyImage | RgbImage, channe
   // Every row as its difference from the row above: smooth pictures become small numbers.
   kernels.differences(put(data), row, height, filtered);
   const bytes = bytesAt(filtered, (row + 1) * height);
-  const packed = bytes.length < WORTH_A_THREAD ? deflateSync(bytes, FEW_RUNS) : await packApart(bytes.slice());
-  return file(width, height, channels, packed);
+  return file(width, height, channels, await pack(bytes));
 }
 
-/** On another thread. Frees what it has packed. */
-async function packApart(bytes: Uint8Array): Promise<Buffer> {
+async function pack(bytes: Uint8Array): Promise<Uint8Array> {
+  if (bytes.length < WORTH_A_THREAD) return deflateSync(bytes, FEW_RUNS);
   // Room for all of it: else it comes back for more, several times.
-  const packed = await deflateApart(bytes, { ...RUNS, chunkSize: bytes.length });
-  release(bytes);
+  const options = { ...RUNS, chunkSize: bytes.length };
+  if (!isBusy()) return deflateSync(bytes, options);
+  const copy = bytes.slice();
+  const packed = await deflateApart(copy, options);
+  release(copy);
   return packed;
+}
+
+let seen = performance.eventLoopUtilization();
+let busy = false;
+
+/**
+ * Whether this thread had work for more than half of the last second or so. Where a GPU or many cores run the networks, everything
+ * waits for it, and it leaves to others what it can; else the detour only costs (docs/decisions/0071).
+ */
+function isBusy(): boolean {
+  const { idle, active, utilization } = performance.eventLoopUtilization(seen);
+  if (idle + active > LOOK_MS) {
+    busy = utilization > 0.5;
+    seen = performance.eventLoopUtilization();
+  }
+  return busy;
 }
 
 /** The parts of the PNG specification around packed rows. */

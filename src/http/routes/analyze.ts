@@ -1,7 +1,7 @@
 /** `POST /analyze`: takes images and an order, commits them, and answers before they are analysed, or waits if asked. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { enqueueAnalysis } from '../../jobs/queues.js';
-import { countQueued, createAnalysis } from '../../storage/analyses.js';
+import { createAnalysis, queueLoad } from '../../storage/analyses.js';
 import { createAnalysisOnce, isKeyKnown, type StoredOnce } from '../../storage/idempotency.js';
 import type { HttpDeps } from '../deps.js';
 import { enqueueCommitted } from '../enqueue.js';
@@ -90,7 +90,8 @@ export function registerAnalyze(app: App, deps: HttpDeps, spool: Spool): void {
     handler: async (request, reply): Promise<AcceptedAnalysis | LinkedAnalysis> => {
       const { laboratory } = request.principal;
       const key = idempotencyKeyOf(request.headers['idempotency-key']);
-      const queued = await countQueued(database);
+      const load = await queueLoad(database);
+      const queued = load.waiting + load.running;
       // What was taken before is answered again even when the queue is full: that is what a client waits for.
       const isKnown = key !== null && (await isKeyKnown(database, laboratory, key, config.idempotencyHours));
       if (queued >= config.maxQueueDepth && !isKnown) throw queueFull(queued);
@@ -106,7 +107,13 @@ export function registerAnalyze(app: App, deps: HttpDeps, spool: Spool): void {
       request.auditSubject = id;
       if (turn !== null) {
         await enqueueCommitted(request, { analysisId: id }, () =>
-          enqueueAnalysis(deps.queues, { id, imageCount: files.length, priority: order.priority, turn }),
+          enqueueAnalysis(deps.queues, {
+            id,
+            imageCount: files.length,
+            priority: order.priority,
+            turn,
+            among: { load, pixels: largestPixels(files) },
+          }),
         );
       } else {
         reply.header('idempotency-replayed', 'true');
@@ -201,6 +208,9 @@ function acceptedOf(stored: StoredOnce): { id: string; turn: number | null } {
       throw new ProblemError('idempotency-key-in-flight', { headers: { 'retry-after': '1' } });
   }
 }
+
+const largestPixels = (files: readonly ProbedFile[]): number =>
+  Math.max(...files.map(({ probe }) => probe.width * probe.height));
 
 function toNewImage(file: ProbedFile) {
   const { format, width, height } = file.probe;

@@ -20,6 +20,7 @@ import {
 import { getCells } from '../../../src/storage/cells.js';
 import { openDatabase } from '../../../src/storage/database.js';
 import type { AnalysisDocument, Priority } from '../../../src/storage/documents.js';
+import { startImage } from '../../../src/storage/image-results.js';
 import { reviewCell, signAnalysis } from '../../../src/storage/reviews.js';
 import type { ApartVision } from '../../../src/vision/apart.js';
 import { AnalysisCrashedError, UndecodableImageError } from '../../../src/vision/index.js';
@@ -106,10 +107,23 @@ async function postFor(laboratory: string, texts: readonly string[], priority: P
   return id;
 }
 
-async function post(texts: readonly string[], order: NewAnalysis = {}): Promise<string> {
+async function post(texts: readonly string[], order: NewAnalysis = {}, imagesPerJob = 1): Promise<string> {
   const id = await store(texts, order);
-  await enqueueAnalysis(queues, { id, imageCount: texts.length, priority: order.priority ?? 'routine' });
+  const place = { priority: order.priority ?? 'routine', turn: 0, imagesPerJob };
+  await queues.addAnalysis(
+    id,
+    texts.map((_, index) => index),
+    place,
+  );
   return id;
+}
+
+/** Jobs that wait, in both queues that an order's may be in. */
+async function waitingJobs(): Promise<{ images: number; analyses: number }> {
+  const counts = await queues.counts();
+  const inAll = (name: 'leukodiff-images' | 'leukodiff-analyses'): number =>
+    Object.values(counts[name]).reduce((sum, count) => sum + count, 0);
+  return { images: inAll('leukodiff-images'), analyses: inAll('leukodiff-analyses') };
 }
 
 async function ended(id: string): Promise<AnalysisDocument> {
@@ -427,6 +441,65 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     expect(rest.slice(0, 5).some((name) => name.startsWith('large'))).toBe(true);
   });
 
+  it('take several images each, one after the other, and end an order that is one job', async () => {
+    const id = await post(['one', 'two', 'three'], {}, 10);
+    expect(await waitingJobs()).toEqual({ images: 1, analyses: 0 });
+    const seen: string[] = [];
+    let atOnce = 0;
+    work(async (bytes) => {
+      atOnce += 1;
+      seen.push(textOf(bytes));
+      await sleep(20);
+      expect(atOnce--).toBe(1);
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    const document = await ended(id);
+    expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 3 } });
+    expect(seen).toEqual(['one', 'two', 'three']);
+    await until(async () => (await waitingJobs()).images === 0, 'the end of the job');
+  });
+
+  it('share the images of a long order, and one ends it', async () => {
+    const id = await post(['1', '2', '3', '4', '5'], {}, 2);
+    expect(await waitingJobs()).toEqual({ images: 3, analyses: 1 });
+    expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 0 });
+    work(oneNeutrophil);
+    expect(await ended(id)).toMatchObject({ status: 'completed', differential: { totalWbc: 5 } });
+  });
+
+  it.each([10, 2])('try an image again without the others of its job, %i of which share one', async (imagesPerJob) => {
+    const runs = new Map<string, number>();
+    work(async (bytes) => {
+      const run = (runs.get(textOf(bytes)) ?? 0) + 1;
+      runs.set(textOf(bytes), run);
+      if (textOf(bytes) === 'unlucky' && run < 3) throw new Error('the inference thread crashed');
+      if (textOf(bytes) === 'poison') throw new TypeError('no such tensor');
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    const document = await ended(await post(['a', 'unlucky', 'poison', 'b'], {}, imagesPerJob));
+    expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 3 } });
+    expect(document.images.map(({ problem }) => problem?.code ?? null)).toEqual([
+      null,
+      null,
+      'image-analysis-error',
+      null,
+    ]);
+    expect(Object.fromEntries(runs)).toEqual({ a: 1, unlucky: 3, poison: 5, b: 1 });
+  });
+
+  it('run an image apart that ended its thread, and those that share its job do not suffer', async () => {
+    const apart: Record<string, (boolean | undefined)[]> = {};
+    work(async (bytes, options) => {
+      apart[textOf(bytes)] = [...(apart[textOf(bytes)] ?? []), options?.apart];
+      if (textOf(bytes) === 'poison') throw new AnalysisCrashedError('the thread ended');
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    const document = await ended(await post(['poison', 'good', 'last'], {}, 10));
+    expect(document.differential?.totalWbc).toBe(2);
+    expect(document.images[0]?.problem?.code).toBe('image-interrupted');
+    expect(apart).toEqual({ poison: [false, true, true], good: [false], last: [false] });
+  });
+
   it('leave an analysis alone that was deleted meanwhile', async () => {
     let id = '';
     let runs = 0;
@@ -463,8 +536,7 @@ describe(`the sweep, queue on ${QUEUE_BACKEND}`, () => {
     const id = await post(['only']);
     expect(await queues.hasAnalysis(id)).toBe(true);
     expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 0 });
-    const counts = await queues.counts();
-    expect(Object.values(counts['leukodiff-analyses']).every((count) => count === 0)).toBe(true);
+    expect(await waitingJobs()).toEqual({ images: 1, analyses: 0 });
     await queues.removeAnalysis(id);
     expect(await queues.hasAnalysis(id)).toBe(false);
     expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 1 });
@@ -514,6 +586,32 @@ describe(`the sweep, queue on ${QUEUE_BACKEND}`, () => {
     work(oneNeutrophil);
     expect((await ended(id)).status).toBe('completed');
   });
+
+  it.each([10, 2])(
+    'brings back an order of which a worker of an older version took a job of several images (%i)',
+    async (imagesPerJob) => {
+      // As such a worker reads every job.
+      const older = [
+        queues.work('leukodiff-images', 1, async ({ data }) => {
+          const { analysisId, index } = data as { analysisId: string; index: number };
+          expect(await startImage(test.database, analysisId, index)).toBeNull();
+        }),
+        queues.work('leukodiff-analyses', 1, async ({ data }) => {
+          const { analysisId } = data as { analysisId: string };
+          expect(await getAnalysisDocument(test.database, 'default', analysisId)).toBeNull();
+        }),
+      ];
+      const id = await post(['a', 'b', 'c', 'd'], {}, imagesPerJob);
+      await until(async () => !(await queues.hasAnalysis(id)), 'the older worker');
+      for (const one of older) await one.close();
+      expect(await getAnalysisDocument(test.database, 'default', id)).toMatchObject({ status: 'queued' });
+      expect(await sweep(sweepDeps(), { graceMs: 0 })).toMatchObject({ reenqueued: 1 });
+      // In the form that every version knows.
+      expect(await waitingJobs()).toEqual({ images: 4, analyses: 1 });
+      work(oneNeutrophil);
+      expect((await ended(id)).differential?.totalWbc).toBe(4);
+    },
+  );
 
   it('brings back what a worker whose clock was an hour ahead had taken, put off, or said of its looks for lost jobs', async () => {
     // There the clock of the server counts.
@@ -739,12 +837,12 @@ describe(`the worker's end, queue on ${QUEUE_BACKEND}`, () => {
 });
 
 describe(`trouble, queue on ${QUEUE_BACKEND}`, () => {
-  it('a worker that is killed loses its images to another', async () => {
+  it.each([1, 10])('a worker that is killed loses its images to another, %i of them in a job', async (imagesPerJob) => {
     const script = fileURLToPath(new URL('../../support/hanging-worker.ts', import.meta.url));
     const args = ['--import', 'tsx', script, place.databaseUrl, place.redisUrl ?? '', place.prefix ?? ''];
     const env = { ...process.env, TEST_S3_URL: inject('s3Url') };
     const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'pipe', 'inherit'] });
-    const id = await post(['a', 'b']);
+    const id = await post(['a', 'b'], {}, imagesPerJob);
     await new Promise((settle) => child.stdout.once('data', settle));
     child.kill('SIGKILL');
     work(oneNeutrophil);

@@ -5,12 +5,12 @@ import { toImageResult } from '../../../src/jobs/analyze-image.js';
 import { conclude } from '../../../src/jobs/finish-analysis.js';
 import { IMAGE_INTERRUPTED } from '../../../src/jobs/problems.js';
 import {
-  countQueued,
   createAnalysis,
   deleteAnalysis,
   getAnalysisDocument,
   listAnalyses,
   type NewAnalysis,
+  queueLoad,
   waitForCompletion,
 } from '../../../src/storage/analyses.js';
 import { readBacklog } from '../../../src/storage/backlog.js';
@@ -531,6 +531,15 @@ describe('the end of an analysis', () => {
     expect(document?.review?.reasons.find((reason) => reason.code === 'image_failed')?.images).toEqual([1, 2]);
   });
 
+  it('waits for an image that no run has begun', async () => {
+    const id = await create({ callbackUrl: 'http://lis.test/' }, [file(), file()]);
+    await analysed(id, 0, [cellFinding('neutrophil')]);
+    expect(await finishAnalysis(db, id, FINISH)).toBeNull();
+    expect(await getAnalysisDocument(db, 'default', id)).toMatchObject({ status: 'processing' });
+    await analysed(id, 1, [cellFinding('lymphocyte')]);
+    expect((await finishAnalysis(db, id, FINISH))?.document.differential?.totalWbc).toBe(2);
+  });
+
   it('fails when every image failed', async () => {
     const id = await create({ callbackUrl: 'http://lis.test/' }, [file(), file()]);
     await saveImageFailure(db, id, 0, { code: 'image-truncated', title: 't', detail: 'd' });
@@ -662,16 +671,16 @@ describe('removal', () => {
   });
 });
 
-describe('the queue depth', () => {
-  it('is the number of images that are not finished', async () => {
-    const before = await countQueued(db);
+describe('the load of the queue', () => {
+  it('is the images that wait for their first run, and those that have begun and not ended', async () => {
+    const before = await queueLoad(db);
     const id = await create({}, [file(), file(), file()]);
-    expect(await countQueued(db)).toBe(before + 3);
+    expect(await queueLoad(db)).toEqual({ ...before, waiting: before.waiting + 3 });
     await analysed(id, 0, []);
     await startImage(db, id, 1);
-    expect(await countQueued(db)).toBe(before + 2);
-    await finishAnalysis(db, id, FINISH);
-    expect(await countQueued(db)).toBe(before);
+    expect(await queueLoad(db)).toEqual({ waiting: before.waiting + 1, running: before.running + 1 });
+    await failAnalysis(db, id, IMAGE_INTERRUPTED, () => []);
+    expect(await queueLoad(db)).toEqual(before);
   });
 });
 
@@ -685,6 +694,7 @@ describe('what waits', () => {
     expect(waiting.images).toBe(before.images + 2);
     expect(waiting.oldestSeconds).toBeGreaterThanOrEqual(399 * 24 * 3600);
     await analysed(id, 0, []);
+    await analysed(id, 1, []);
     await finishAnalysis(db, id, FINISH);
     const after = await readBacklog(db);
     expect(after.images).toBe(before.images);

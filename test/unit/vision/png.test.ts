@@ -52,3 +52,15 @@ it('a checksum is right: a flipped bit is found', async () => {
   png[at] = (png[at] ?? 0) ^ 1;
   await expect(sharp(png, { failOn: 'warning' }).raw().toBuffer()).rejects.toThrow();
 });
+
+it('packs a crop the same on another thread, while this one is busy', async () => {
+  const image = { width: 160, height: 160, data: noise(160 * 160 * 3) };
+  const whileIdle = await encodeRgbPng(image);
+  const until = performance.now() + 1_500;
+  while (performance.now() < until) {
+    // As under the load of a GPU.
+  }
+  const apart = encodeRgbPng(image);
+  expect(await Promise.race([apart, new Promise((settle) => setImmediate(() => settle('later')))])).toBe('later');
+  expect(await apart).toEqual(whileIdle);
+});
