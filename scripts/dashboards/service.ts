@@ -284,6 +284,12 @@ export const SERVICE: DashboardSpec = {
           unit: 's',
         },
         {
+          title: 'Clock',
+          about: "Ahead of the database's; below 0: behind. Beyond five seconds see that NTP runs.",
+          queries: [{ expr: 'max by (instance) (leukodiff_clock_offset_seconds)', legend: '{{instance}}' }],
+          unit: 's',
+        },
+        {
           title: 'Open files',
           about: 'Against the limit of the process.',
           queries: [

@@ -14,6 +14,7 @@ import { createMetrics, type Metrics } from '../observability/metrics.js';
 import { startTracing, type Tracing } from '../observability/tracing.js';
 import type { OutgoingOptions } from '../reporting/outgoing.js';
 import { readBacklog } from '../storage/backlog.js';
+import { readClockOffset } from '../storage/clock.js';
 import { type Database, type ImageObjects, openDatabase } from '../storage/database.js';
 import { loadSealer } from '../storage/sealing.js';
 import { type ApartVision, withApart } from '../vision/apart.js';
@@ -103,6 +104,7 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
       version,
       sites: config.metricsSites,
       backlog: { read: () => readBacklog(db), limit: config.maxQueueDepth },
+      clockOffset: () => readClockOffset(db),
     });
     let model: ModelInfo;
     let webhookSecret: WebhookSecret | null = null;

@@ -49,8 +49,8 @@ interface OneImage extends MayBeLast {
   readonly index: number;
 }
 /**
- * Named otherwise than `analysisId`: a worker of a version that knows jobs of one image only finds nothing to do there, and the sweep
- * adds the images again, one by one (docs/decisions/0089). So does the job that ends an analysis behind such jobs.
+ * Their analysis is not called `analysisId`: a worker of a version that knows jobs of one image only finds nothing to do there, and the
+ * sweep adds the images again, one by one (docs/decisions/0089). The same goes for the job that ends an analysis behind such jobs.
  */
 interface SeveralImages extends MayBeLast {
   readonly portionOf: string;

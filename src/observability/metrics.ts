@@ -42,9 +42,11 @@ export interface MetricsOptions {
   readonly sites?: readonly string[];
   /** Called at every scrape. */
   readonly backlog?: { readonly read: () => Promise<Backlog>; readonly limit: number };
+  /** Seconds by which this process' clock is ahead of the database's. Called at every scrape. */
+  readonly clockOffset?: () => Promise<number>;
 }
 
-export function createMetrics({ version, sites = [], backlog }: MetricsOptions): Metrics {
+export function createMetrics({ version, sites = [], backlog, clockOffset }: MetricsOptions): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry, prefix: 'leukodiff_' });
   const registers = [registry];
@@ -55,6 +57,7 @@ export function createMetrics({ version, sites = [], backlog }: MetricsOptions):
     registers,
   }).set({ version }, 1);
   if (backlog !== undefined) registerBacklogMetrics(registry, backlog.read, backlog.limit);
+  if (clockOffset !== undefined) registerClock(registry, clockOffset);
   const metrics = {
     registry,
     laboratory: createLaboratoryMetrics(registry, sites),
@@ -133,4 +136,16 @@ export function createMetrics({ version, sites = [], backlog }: MetricsOptions):
   for (const kind of ['analysis', 'delivery', 'report']) metrics.reenqueued.inc({ kind }, 0);
   metrics.images.inc({ outcome: 'completed', reason: 'none' }, 0);
   return metrics;
+}
+
+function registerClock(registry: Registry, read: () => Promise<number>): void {
+  new Gauge({
+    name: 'leukodiff_clock_offset_seconds',
+    help: "By how much the clock of this process is ahead of the database's; below 0: behind.",
+    registers: [registry],
+    async collect() {
+      // A scrape without it is better than none while the database is down.
+      this.set(await read().catch(() => Number.NaN));
+    },
+  });
 }

@@ -138,6 +138,28 @@ describe('POST /analyze', () => {
     expect(await harness.database.prisma.image.count({ where: { analysisId: response.json().id } })).toBe(200);
   });
 
+  it('lets the images of a routine order share a job while others wait, and those of an urgent one not', async () => {
+    const { app, queues } = harness;
+    const order = (count: number, priority: string) =>
+      post(app, [
+        ['priority', priority],
+        ...Array.from({ length: count }, (_, i) => ['images', blob(png), `${i}.png`] as const),
+      ]);
+    const jobs = async (): Promise<number[]> => {
+      const counts = await queues.counts();
+      return (['leukodiff-images', 'leukodiff-analyses'] as const).map((name) =>
+        Object.values(counts[name]).reduce((sum, count) => sum + count, 0),
+      );
+    };
+    // Nobody works here: what is posted waits.
+    await order(12, 'routine');
+    const [images = 0, analyses = 0] = await jobs();
+    await order(3, 'routine');
+    expect(await jobs()).toEqual([images + 1, analyses]);
+    await order(3, 'stat');
+    expect(await jobs()).toEqual([images + 4, analyses + 1]);
+  });
+
   it('still answers 202 when the queue is away: the row is committed and the sweep enqueues it', async () => {
     const { app, queues } = harness;
     const original = queues.addAnalysis;

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { pino } from 'pino';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { toImageResult } from '../../../src/jobs/analyze-image.js';
 import { conclude } from '../../../src/jobs/finish-analysis.js';
 import { IMAGE_INTERRUPTED } from '../../../src/jobs/problems.js';
@@ -15,6 +15,7 @@ import {
 } from '../../../src/storage/analyses.js';
 import { readBacklog } from '../../../src/storage/backlog.js';
 import { getCellArtefact, getCells } from '../../../src/storage/cells.js';
+import { readClockOffset } from '../../../src/storage/clock.js';
 import { type Database, openDatabase } from '../../../src/storage/database.js';
 import {
   ATTEMPTS_PER_DESTINATION,
@@ -681,6 +682,16 @@ describe('the load of the queue', () => {
     expect(await queueLoad(db)).toEqual({ waiting: before.waiting + 1, running: before.running + 1 });
     await failAnalysis(db, id, IMAGE_INTERRUPTED, () => []);
     expect(await queueLoad(db)).toEqual(before);
+  });
+});
+
+describe('the clock', () => {
+  afterEach(() => void vi.useRealTimers());
+
+  it.each([0, 3_600, -90])('is told to be %i s ahead of that of the database', async (seconds) => {
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + seconds * 1000 });
+    const offset = await readClockOffset(db);
+    expect(Math.abs(offset - seconds)).toBeLessThan(2);
   });
 });
 

@@ -81,6 +81,18 @@ describe('metrics', () => {
     expect(asked).toBe(2);
   });
 
+  it('tell how far the clock is from the database, and do without it while that is away', async () => {
+    let up = true;
+    const clockOffset = async () => {
+      if (!up) throw new Error('down');
+      return -3.5;
+    };
+    const { registry } = createMetrics({ version: '1', clockOffset });
+    expect(await registry.metrics()).toContain('leukodiff_clock_offset_seconds -3.5\n');
+    up = false;
+    expect(await registry.metrics()).toMatch(/^leukodiff_clock_offset_seconds nan$/im);
+  });
+
   it('tell the runs of the networks', async () => {
     const { inference, registry } = createMetrics({ version: '1' });
     inference.ran({ network: 'cells', size: 5, inputs: 2, durationMs: 60, outcome: 'completed' });
