@@ -83,7 +83,9 @@ export function startLoad(system: System, images: readonly Buffer[], random: Ran
       const order: Order = { accession: `CHAOS-${orders.length + 1}`, tries: 0 };
       orders.push(order);
       const first = random.integer(0, images.length - 1);
-      const fields = images.slice(first, first + random.integer(1, 3));
+      // Every eighth is a whole smear, whose images share jobs while others wait.
+      const count = random.integer(1, 8) === 1 ? images.length : random.integer(1, 3);
+      const fields = [...images, ...images].slice(first, first + count);
       const key = randomUUID();
       for (;;) {
         const id = await send(order, fields, key);
