@@ -402,6 +402,8 @@ describe('the result of an image', () => {
       {},
       Array.from({ length: 6 }, () => file()),
     );
+    // An end that finds an image which nobody has begun leaves the analysis open.
+    for (let index = 0; index < 6; index++) await startImage(db, id, index);
     const saves = Array.from({ length: 6 }, (_, index) => analysed(id, index, [cellFinding('neutrophil')]));
     const end = new Promise((settle) => setTimeout(settle, 5)).then(() => finishAnalysis(db, id, FINISH));
     const saved = (await Promise.all(saves)).filter(Boolean).length;
