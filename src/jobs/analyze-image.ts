@@ -95,6 +95,7 @@ async function runImage<Stored>(
 ): Promise<Stored | null> {
   const { db, metrics, log } = deps;
   const begun = performance.now();
+  // For those that share its job too.
   const waitedMs = Date.now() - job.timestamp;
   const stored = <T>(work: () => Promise<T>): Promise<T> => patiently(deps.shutdown, work);
   const task = await stored(() => startImage(db, analysisId, index));

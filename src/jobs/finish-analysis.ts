@@ -43,7 +43,7 @@ export async function finishAnalysis(deps: FinishJobDeps, analysisId: string): P
   if (finished !== null) await announce(deps, finished);
 }
 
-/** What is stored of it; `last`: with what was found in its last image. Null: it was deleted. */
+/** What is stored of it; `last`: with what was found in its last image. Null: it was deleted, or goes on. */
 export function endAnalysis(deps: FinishJobDeps, analysisId: string, last?: LastImage): Promise<Finished | null> {
   return patiently(deps.shutdown, () =>
     finishInStorage(deps.db, analysisId, {

@@ -10,9 +10,9 @@ export const MAX_IMAGES_PER_JOB = 10;
 const MAX_PIXELS_PER_JOB = MAX_IMAGES_PER_JOB * 640 * 480;
 
 /**
- * 1 while nothing waits, so that every idle worker gets something to do. An order of several images a job may end later than it could,
- * for others of its images wait in the job while a place has become free; but what runs now says how many places there are, and
- * with as many images a job as each of them has to do before, that is no longer than the order had to wait anyway.
+ * 1 while nothing waits, so that every idle worker gets something to do. An order whose images share jobs may end later than it could, for
+ * one waits in its job while a place is free; but what runs now says how many places there are, and with as many images a job as each of
+ * them has to do before, that is no longer than the order had to wait anyway.
  * `pixels` are those of the order's largest image.
  */
 export function imagesPerJob(
