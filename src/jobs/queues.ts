@@ -40,8 +40,8 @@ export const QUEUE_NAMES = [
 ] as const;
 export type QueueName = (typeof QUEUE_NAMES)[number];
 
-/** The analysis has no images but this job's to wait for: it ends the analysis too, and none of `leukodiff-analyses` is there. */
 interface MayBeLast {
+  /** The analysis has no images but this job's to wait for: it ends the analysis too, and none of `leukodiff-analyses` is there. */
   readonly last?: boolean;
 }
 interface OneImage extends MayBeLast {
@@ -325,11 +325,11 @@ function build<B extends IQueueBackend, C>(
         // An image that cannot be analysed must not keep its analysis from ending.
         opts: { ...job.opts, ignoreDependencyOnFailure: true },
       }));
-      const known = portions.every(({ length }) => length === 1);
+      const eachAlone = portions.length === imageIndexes.length;
       await flows.add({
         name: 'finish-analysis',
         queueName: 'leukodiff-analyses',
-        data: (known ? { analysisId } : { portionsOf: analysisId }) satisfies FinishAnalysisData,
+        data: (eachAlone ? { analysisId } : { portionsOf: analysisId }) satisfies FinishAnalysisData,
         opts: { ...opts, jobId: analysisId },
         children,
       });
