@@ -1,4 +1,5 @@
 /** The job `analyze-image`: an image, or several of an order, through the networks and into storage. May run twice for one image. */
+import { WaitingError } from 'bullmq';
 import type { Logger } from 'pino';
 import { isCounted } from '../hematology/counting-frame.js';
 import type { Metrics } from '../observability/metrics.js';
@@ -7,10 +8,13 @@ import type { StoredProblem } from '../storage/documents.js';
 import {
   type CellResult,
   type ImageResult,
+  type ImageTask,
   releaseImage,
   saveImageFailure,
   saveImageResult,
   startImage,
+  startImageUnlessUrgent,
+  URGENT_FIRST,
 } from '../storage/image-results.js';
 import type { ApartVision } from '../vision/apart.js';
 import {
@@ -48,23 +52,70 @@ interface Subject {
   readonly index: number;
 }
 
-/** Rejects only for what another run may cure, once every image of the job has had its turn; what is wrong with an image itself is its result. */
-export async function analyzeImages(deps: AnalyzeImageDeps & FinishJobDeps, job: ImageJob): Promise<void> {
+/** One that this run has claimed. */
+interface Claimed extends Subject {
+  readonly task: ImageTask;
+}
+
+/**
+ * Rejects for what another run may cure, once every image of the job has had its turn; what is wrong with an image itself is its result.
+ * Where an urgent image waits between two of its own, the job goes back into the queue with those that are left.
+ */
+export async function analyzeImages(
+  deps: AnalyzeImageDeps & FinishJobDeps,
+  job: ImageJob,
+  token: string,
+): Promise<void> {
   const { analysisId, indexes } = imagesOf(job.data);
   const failures: unknown[] = [];
+  let run = 0;
   for (const [i, index] of indexes.entries()) {
     const ends = job.data.last === true && i === indexes.length - 1 && failures.length === 0;
+    // Each run of a job gets an image done, however many urgent ones wait; and one with a failure is a try, which the queue counts.
+    const givesWay = run > 0 && failures.length === 0;
     try {
-      await (ends ? analyzeLastImage : analyzeImage)(deps, job, { analysisId, index });
+      const task = await claim(deps, job, { analysisId, index }, givesWay);
+      if (task === URGENT_FIRST) return await giveWay(deps, job, token);
+      if (task !== null) {
+        run += 1;
+        await (ends ? analyzeLastImage : analyzeImage)(deps, job, { analysisId, index, task });
+      } else if (ends) {
+        // An earlier run had ended the image.
+        await finishAnalysis(deps, analysisId);
+      }
     } catch (error) {
-      if (deps.shutdown.aborted) throw error;
+      if (deps.shutdown.aborted || error instanceof WaitingError) throw error;
       failures.push(error);
     }
   }
   if (failures.length > 0) throw failures[0];
 }
 
-async function analyzeImage(deps: AnalyzeImageDeps, job: ImageJob, image: Subject): Promise<void> {
+async function claim(
+  { db, metrics, shutdown }: AnalyzeImageDeps,
+  job: ImageJob,
+  { analysisId, index }: Subject,
+  givesWay: boolean,
+): Promise<ImageTask | null | typeof URGENT_FIRST> {
+  const begun = performance.now();
+  // For those that share its job too.
+  const waitedMs = Date.now() - job.timestamp;
+  const start = givesWay ? startImageUnlessUrgent : startImage;
+  const task = await patiently(shutdown, () => start(db, analysisId, index));
+  if (task === null || task === URGENT_FIRST) return task;
+  metrics.stageSeconds.observe({ stage: 'queue' }, Math.max(0, waitedMs) / 1000);
+  metrics.stageSeconds.observe({ stage: 'load' }, (performance.now() - begun) / 1000);
+  return task;
+}
+
+/** To the place in the line that the job had. The next run finds its finished images finished. */
+async function giveWay({ log }: AnalyzeImageDeps, job: ImageJob, token: string): Promise<never> {
+  await job.moveToWait(token);
+  log.info({ analysisId: imagesOf(job.data).analysisId }, 'the images that are left of a job wait for an urgent one');
+  throw new WaitingError();
+}
+
+async function analyzeImage(deps: AnalyzeImageDeps, job: ImageJob, image: Claimed): Promise<void> {
   await runImage(deps, job, image, async (result) => {
     const saved = await patiently(deps.shutdown, () => saveImageResult(deps.db, image.analysisId, image.index, result));
     return saved || null;
@@ -72,17 +123,14 @@ async function analyzeImage(deps: AnalyzeImageDeps, job: ImageJob, image: Subjec
 }
 
 /** The same for an image that nothing but the end of its order waits for: what was found is stored as the order ends, in one transaction. */
-async function analyzeLastImage(
-  deps: AnalyzeImageDeps & FinishJobDeps,
-  job: ImageJob,
-  { analysisId, index }: Subject,
-): Promise<void> {
-  const ended = await runImage(deps, job, { analysisId, index }, async (result) => {
+async function analyzeLastImage(deps: AnalyzeImageDeps & FinishJobDeps, job: ImageJob, image: Claimed): Promise<void> {
+  const { analysisId, index } = image;
+  const ended = await runImage(deps, job, image, async (result) => {
     const finished = await endAnalysis(deps, analysisId, { index, result });
     return finished?.changed ? finished : null;
   });
   if (ended !== null) await announce(deps, ended);
-  // The image failed, or an earlier run had ended it.
+  // The image failed, or another run had ended it.
   else await finishAnalysis(deps, analysisId);
 }
 
@@ -90,19 +138,13 @@ async function analyzeLastImage(
 async function runImage<Stored>(
   deps: AnalyzeImageDeps,
   job: ImageJob,
-  { analysisId, index }: Subject,
+  { analysisId, index, task }: Claimed,
   store: (result: ImageResult) => Promise<Stored | null>,
 ): Promise<Stored | null> {
   const { db, metrics, log } = deps;
   const begun = performance.now();
-  // For those that share its job too.
-  const waitedMs = Date.now() - job.timestamp;
   const stored = <T>(work: () => Promise<T>): Promise<T> => patiently(deps.shutdown, work);
-  const task = await stored(() => startImage(db, analysisId, index));
-  if (task === null) return null;
   const named = { analysisId, image: index, requestId: task.requestId };
-  metrics.stageSeconds.observe({ stage: 'queue' }, Math.max(0, waitedMs) / 1000);
-  metrics.stageSeconds.observe({ stage: 'load' }, (performance.now() - begun) / 1000);
   if (task.attempts > MAX_IMAGE_RUNS) return fail(IMAGE_INTERRUPTED);
 
   // One of AbortSignal.timeout would stay in memory until its time has come, long after the image is done.

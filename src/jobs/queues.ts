@@ -75,7 +75,7 @@ interface JobData {
 
 export type QueueJob<Q extends QueueName> = Pick<
   Job<JobData[Q]>,
-  'id' | 'data' | 'attemptsMade' | 'opts' | 'timestamp' | 'moveToDelayed'
+  'id' | 'data' | 'attemptsMade' | 'opts' | 'timestamp' | 'moveToDelayed' | 'moveToWait'
 >;
 
 /**

@@ -77,7 +77,7 @@ export function startWorker(deps: WorkerDeps): JobWorker {
   const agent = createOutboundAgent(policy, deps.resolve);
   const delivering = { ...deps, agent, shutdown: shutdown.signal };
   const workers = [
-    queues.work('leukodiff-images', atOnce, (job) => analyzeImages(analyzing, job)),
+    queues.work('leukodiff-images', atOnce, (job, token) => analyzeImages(analyzing, job, token)),
     queues.work('leukodiff-analyses', FINISH_CONCURRENCY, (job) =>
       finishAnalysis(finishing, analysisToFinish(job.data)),
     ),

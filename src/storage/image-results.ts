@@ -31,17 +31,45 @@ export interface ImageTask {
   readonly site: string | null;
 }
 
+/** What stands for a task where an image of an urgent order waits, which goes first. */
+export const URGENT_FIRST = 'urgent first';
+
 /**
  * Claims an image for a run. Null when there is nothing to do: it is finished, its analysis ended or was deleted. The claim does not
  * wait for the disk: where a crash of the server takes it back, the image still waits, and the run goes on.
  */
 export async function startImage(db: Database, analysisId: string, index: number): Promise<ImageTask | null> {
+  const claim = await claimImage(db, analysisId, index, { givesWay: false });
+  return claim === URGENT_FIRST ? null : claim;
+}
+
+/** The same, unless an image of an urgent order waits. */
+export function startImageUnlessUrgent(
+  db: Database,
+  analysisId: string,
+  index: number,
+): Promise<ImageTask | null | typeof URGENT_FIRST> {
+  return claimImage(db, analysisId, index, { givesWay: true });
+}
+
+type Claim = Omit<ImageTask, 'bytes'> & { readonly bytes: Buffer | null };
+
+async function claimImage(
+  db: Database,
+  analysisId: string,
+  index: number,
+  { givesWay }: { readonly givesWay: boolean },
+): Promise<ImageTask | null | typeof URGENT_FIRST> {
   if (!isUuid(analysisId)) return null;
   // The order's row before the image's, as everywhere; the stronger lock at once, because two that strengthen it wait for each other.
-  const { rows } = await db.pool.query<Omit<ImageTask, 'bytes'> & { readonly bytes: Buffer | null }>(
-    `WITH analysis AS (
+  const { rows } = await db.pool.query<{ readonly urgentWaits: boolean } & (Claim | { readonly attempts: null })>(
+    `WITH urgent AS (
+       SELECT $4 AND EXISTS (
+         SELECT FROM analyses JOIN images ON images.analysis_id = analyses.id
+          WHERE analyses.priority = 'stat' AND analyses.status IN ('queued', 'processing') AND images.status = 'queued') AS waits),
+     analysis AS (
        SELECT id, microns_per_pixel, request_id, laboratory, site FROM analyses
-        WHERE id = $1 AND status IN ('queued', 'processing') FOR NO KEY UPDATE),
+        WHERE id = $1 AND status IN ('queued', 'processing') AND NOT (SELECT waits FROM urgent) FOR NO KEY UPDATE),
      image AS (
        UPDATE images SET status = 'processing', attempts = attempts + 1, started_at = coalesce(started_at, now())
          FROM analysis
@@ -50,14 +78,18 @@ export async function startImage(db: Database, analysisId: string, index: number
      begun AS (
        UPDATE analyses SET status = 'processing', started_at = now() FROM image
         WHERE analyses.id = $1 AND analyses.status = 'queued')
-     SELECT analysis.microns_per_pixel AS "micronsPerPixel", analysis.request_id AS "requestId", analysis.laboratory,
-            analysis.site, image.attempts,
-            (SELECT bytes FROM image_files WHERE analysis_id = $1 AND image_index = $2 AND length(bytes) <= $3) AS bytes
-       FROM analysis, image`,
-    [analysisId, index, SMALL_BYTES],
+     SELECT urgent.waits AS "urgentWaits", claim.* FROM urgent LEFT JOIN (
+       SELECT analysis.microns_per_pixel AS "micronsPerPixel", analysis.request_id AS "requestId", analysis.laboratory,
+              analysis.site, image.attempts,
+              (SELECT bytes FROM image_files WHERE analysis_id = $1 AND image_index = $2 AND length(bytes) <= $3) AS bytes
+         FROM analysis, image) AS claim ON true`,
+    [analysisId, index, SMALL_BYTES, givesWay],
   );
-  const [claim] = rows;
-  if (claim === undefined) return null;
+  const [row] = rows;
+  if (row === undefined) return null;
+  const { urgentWaits, ...claim } = row;
+  if (urgentWaits) return URGENT_FIRST;
+  if (claim.attempts === null) return null;
   const bytes = claim.bytes ?? (await readImageBytes(db, analysisId, index));
   return bytes === null ? null : { ...claim, bytes };
 }

@@ -487,6 +487,52 @@ describe(`jobs, queue on ${QUEUE_BACKEND}`, () => {
     expect(Object.fromEntries(runs)).toEqual({ a: 1, unlucky: 3, poison: 5, b: 1 });
   });
 
+  it('give way to an urgent order between two of their images, and go on behind it', async () => {
+    const seen: string[] = [];
+    const routine = await post(['a', 'b', 'c', 'd'], {}, 10);
+    let stat = '';
+    work(
+      async (bytes) => {
+        seen.push(textOf(bytes));
+        if (textOf(bytes) === 'b') stat = await post(['urgent 1', 'urgent 2'], { priority: 'stat' });
+        return imageAnalysis([cellFinding('neutrophil')]);
+      },
+      { config: { ...WORKER_CONFIG, workerConcurrency: 1 } },
+    );
+    const document = await ended(routine);
+    expect(document).toMatchObject({ status: 'completed', differential: { totalWbc: 4 } });
+    expect((await ended(stat)).differential?.totalWbc).toBe(2);
+    expect(seen).toEqual(['a', 'b', 'urgent 1', 'urgent 2', 'c', 'd']);
+    await until(async () => (await waitingJobs()).images === 0, 'the end of the jobs');
+  });
+
+  it('get done while an urgent order waits that the queue does not have', async () => {
+    await store(['urgent'], { priority: 'stat' });
+    const seen: string[] = [];
+    work(async (bytes) => {
+      seen.push(textOf(bytes));
+      return imageAnalysis([cellFinding('neutrophil')]);
+    });
+    expect((await ended(await post(['a', 'b', 'c'], {}, 10))).differential?.totalWbc).toBe(3);
+    expect(seen.filter((text) => text !== 'urgent')).toEqual(['a', 'b', 'c']);
+  });
+
+  it('try an image again that failed before an urgent order came', async () => {
+    const seen: string[] = [];
+    const routine = await post(['unlucky', 'b', 'c'], {}, 10);
+    work(
+      async (bytes) => {
+        seen.push(textOf(bytes));
+        if (textOf(bytes) === 'b') await post(['urgent'], { priority: 'stat' });
+        if (seen.length === 1) throw new Error('the inference thread crashed');
+        return imageAnalysis([cellFinding('neutrophil')]);
+      },
+      { config: { ...WORKER_CONFIG, workerConcurrency: 1 } },
+    );
+    expect((await ended(routine)).differential?.totalWbc).toBe(3);
+    expect(seen.toSorted()).toEqual(['b', 'c', 'unlucky', 'unlucky', 'urgent']);
+  });
+
   it('run an image apart that ended its thread, and those that share its job do not suffer', async () => {
     const apart: Record<string, (boolean | undefined)[]> = {};
     work(async (bytes, options) => {

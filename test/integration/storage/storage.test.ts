@@ -24,8 +24,15 @@ import {
   endAttempt,
   overdueDeliveries,
 } from '../../../src/storage/deliveries.js';
-import type { AnalysisDocument } from '../../../src/storage/documents.js';
-import { releaseImage, saveImageFailure, saveImageResult, startImage } from '../../../src/storage/image-results.js';
+import type { AnalysisDocument, Priority } from '../../../src/storage/documents.js';
+import {
+  releaseImage,
+  saveImageFailure,
+  saveImageResult,
+  startImage,
+  startImageUnlessUrgent,
+  URGENT_FIRST,
+} from '../../../src/storage/image-results.js';
 import { getImageCells, getImageFile, getImageSaliency, readImageBytes } from '../../../src/storage/images.js';
 import { InvalidCursorError } from '../../../src/storage/paging.js';
 import { type FinishOptions, failAnalysis, finishAnalysis } from '../../../src/storage/results.js';
@@ -395,6 +402,25 @@ describe('the result of an image', () => {
     expect((await startImage(db, id, 0))?.attempts).toBe(2);
     await releaseImage(db, id, 0);
     expect((await startImage(db, id, 0))?.attempts).toBe(2);
+  });
+
+  it('begins no image while an urgent one waits, where that is asked for', async () => {
+    // No urgent order of another test.
+    const alone = await openTestDatabase();
+    const { database } = alone;
+    const order = async (priority: Priority, images: number): Promise<string> =>
+      (await createAnalysis(database, 'default', { priority, images: Array.from({ length: images }, () => file()) }))
+        .id;
+    const routine = await order('routine', 1);
+    const stat = await order('stat', 2);
+    expect(await startImageUnlessUrgent(database, routine, 0)).toBe(URGENT_FIRST);
+    await startImage(database, stat, 0);
+    expect(await startImageUnlessUrgent(database, routine, 0)).toBe(URGENT_FIRST);
+    await startImage(database, stat, 1);
+    expect(await startImageUnlessUrgent(database, routine, 0)).toMatchObject({ attempts: 1, laboratory: 'default' });
+    await deleteAnalysis(database, 'default', routine);
+    expect(await startImageUnlessUrgent(database, routine, 0)).toBeNull();
+    await alone.close();
   });
 
   it('of all images of an analysis at once does not deadlock with its end', async () => {
