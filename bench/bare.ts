@@ -44,7 +44,9 @@ async function turn({
   const lane = async (): Promise<void> => {
     while (left-- > 0 && performance.now() < to) {
       const begun = performance.now();
-      const { timingsMs } = await vision.analyze(frames[next++ % frames.length] ?? Buffer.alloc(0), {
+      // Another array each time, as images come: what vision remembers of one is of no use for the next.
+      const frame = new Uint8Array(frames[next++ % frames.length] ?? []);
+      const { timingsMs } = await vision.analyze(frame, {
         micronsPerPixel: MICRONS_PER_PIXEL,
       });
       const now = performance.now();

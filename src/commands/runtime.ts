@@ -91,7 +91,7 @@ export async function openRuntime({ config, version, worker }: RuntimeOptions): 
     const tracing = await startTracing({ endpoint: config.otlpEndpoint, version });
     if (tracing !== null) steps.push(() => tracing.close());
     const { databaseUrl, dataDir } = config;
-    const db = await openDatabase({ databaseUrl, dataDir, log, objects: await imageObjects(config) });
+    const db = await openDatabase({ databaseUrl, dataDir, log, worker, objects: await imageObjects(config) });
     steps.push(() => db.close());
     const queues = await openQueues({
       redisUrl: config.redisUrl,

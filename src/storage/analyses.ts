@@ -16,6 +16,7 @@ import type {
 import type { Prisma } from './generated/client.js';
 import { isUuid, uuidv7 } from './ids.js';
 import { storeObject } from './image-objects.js';
+import { SMALL_IMAGE_BYTES } from './images.js';
 import { joined } from './joined.js';
 import type { ObjectStore } from './object-store.js';
 import { lastId, type Page, pageOf } from './paging.js';
@@ -110,6 +111,9 @@ export async function insertAnalysis(
     else await client.query(INSERT_IMAGES_WITH_FILES, [id, laboratory, ...fileColumns(batch)]);
   }
   if (stored === undefined) throw new Error('an order has at least one image');
+  for (const { index, bytes } of first) {
+    if (bytes.length <= SMALL_IMAGE_BYTES) db.recentImages?.put(id, index, bytes);
+  }
   return { id, createdAt: stored.createdAt.toISOString(), turn: stored.turn };
 }
 
@@ -153,7 +157,7 @@ async function* batchesOf(images: readonly NewImage[]): AsyncGenerator<readonly 
       size = 0;
     }
     // pg sends a Buffer in binary; a plain Uint8Array would go as text.
-    const bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
+    const bytes = Buffer.isBuffer(raw) ? raw : Buffer.from(raw.buffer, raw.byteOffset, raw.byteLength);
     const sha256 = image.sha256 ?? createHash('sha256').update(bytes).digest('hex');
     batch.push({ ...image, index, bytes, sha256 });
     size += bytes.length;

@@ -9,6 +9,7 @@ import { PrismaClient } from './generated/client.js';
 import { migrate } from './migrate.js';
 import type { ObjectStore } from './object-store.js';
 import { createPool } from './pool.js';
+import { RecentImages } from './recent-images.js';
 
 /** PostgreSQL 14 is the oldest that its makers still maintain, and more than the queue needs (13). */
 const MINIMUM_SERVER_VERSION = 140_000;
@@ -23,6 +24,8 @@ export interface Database {
   readonly completions: Completions;
   /** Where posted images lie that do not lie in PostgreSQL; null: there is no such place. */
   readonly objects: ImageObjects | null;
+  /** What this process has just stored; null: it has no worker to read it. */
+  readonly recentImages: RecentImages | null;
   /**
    * For what must stand although the transaction beside it fails: a pool of its own, so that nobody who holds a connection
    * waits for a second one of the same pool.
@@ -49,6 +52,8 @@ export interface DatabaseOptions {
   readonly poolSize?: number;
   /** Closed with the database. */
   readonly objects?: ImageObjects | null;
+  /** Whether this process has a worker, which is given images without their way through the database. Default false. */
+  readonly worker?: boolean;
   /** Default true. Several processes may do it at once. */
   readonly migrate?: boolean;
 }
@@ -78,6 +83,7 @@ async function open(url: string, embedded: EmbeddedPostgres | null, options: Dat
     pool,
     journal,
     objects,
+    recentImages: options.worker === true ? new RecentImages() : null,
     url,
     embedded: embedded !== null,
     completions,

@@ -9,11 +9,8 @@ import type { ImageRow } from './analyses.js';
 import { type Database, inTransaction } from './database.js';
 import type { StoredProblem } from './documents.js';
 import { isUuid } from './ids.js';
-import { readImageBytes } from './images.js';
+import { readImageBytes, SMALL_IMAGE_BYTES } from './images.js';
 import { joined } from './joined.js';
-
-/** Read as it is claimed. A larger image takes long, and the other images of the analysis would wait for its row. */
-const SMALL_BYTES = 256 * 1024;
 
 /** Cells in one statement: keeps it with their PNGs at some megabytes. */
 const CELL_BATCH = 200;
@@ -39,7 +36,7 @@ export const URGENT_FIRST = 'urgent first';
  * wait for the disk: where a crash of the server takes it back, the image still waits, and the run goes on.
  */
 export async function startImage(db: Database, analysisId: string, index: number): Promise<ImageTask | null> {
-  const claim = await claimImage(db, analysisId, index, { givesWay: false });
+  const claim = await claimImage(db, CLAIM, analysisId, index);
   return claim === URGENT_FIRST ? null : claim;
 }
 
@@ -49,50 +46,62 @@ export function startImageUnlessUrgent(
   analysisId: string,
   index: number,
 ): Promise<ImageTask | null | typeof URGENT_FIRST> {
-  return claimImage(db, analysisId, index, { givesWay: true });
+  return claimImage(db, CLAIM_UNLESS_URGENT, analysisId, index);
 }
 
-type Claim = Omit<ImageTask, 'bytes'> & { readonly bytes: Buffer | null };
+/** What such a statement answers; nothing was claimed where the attempts are null. */
+type Claim = { readonly urgentWaits: boolean } & (
+  | (Omit<ImageTask, 'bytes'> & { readonly bytes: Buffer | null })
+  | { readonly attempts: null }
+);
 
 async function claimImage(
   db: Database,
+  statement: string,
   analysisId: string,
   index: number,
-  { givesWay }: { readonly givesWay: boolean },
 ): Promise<ImageTask | null | typeof URGENT_FIRST> {
   if (!isUuid(analysisId)) return null;
-  // The order's row before the image's, as everywhere; the stronger lock at once, because two that strengthen it wait for each other.
-  const { rows } = await db.pool.query<{ readonly urgentWaits: boolean } & (Claim | { readonly attempts: null })>(
-    `WITH urgent AS (
-       SELECT $4 AND EXISTS (
-         SELECT FROM analyses JOIN images ON images.analysis_id = analyses.id
-          WHERE analyses.priority = 'stat' AND analyses.status IN ('queued', 'processing') AND images.status = 'queued') AS waits),
-     analysis AS (
-       SELECT id, microns_per_pixel, request_id, laboratory, site FROM analyses
-        WHERE id = $1 AND status IN ('queued', 'processing') AND NOT (SELECT waits FROM urgent) FOR NO KEY UPDATE),
-     image AS (
-       UPDATE images SET status = 'processing', attempts = attempts + 1, started_at = coalesce(started_at, now())
-         FROM analysis
-        WHERE images.analysis_id = analysis.id AND images.index = $2 AND images.status IN ('queued', 'processing')
-       RETURNING attempts, set_config('synchronous_commit', 'off', true)),
-     begun AS (
-       UPDATE analyses SET status = 'processing', started_at = now() FROM image
-        WHERE analyses.id = $1 AND analyses.status = 'queued')
-     SELECT urgent.waits AS "urgentWaits", claim.* FROM urgent LEFT JOIN (
-       SELECT analysis.microns_per_pixel AS "micronsPerPixel", analysis.request_id AS "requestId", analysis.laboratory,
-              analysis.site, image.attempts,
-              (SELECT bytes FROM image_files WHERE analysis_id = $1 AND image_index = $2 AND length(bytes) <= $3) AS bytes
-         FROM analysis, image) AS claim ON true`,
-    [analysisId, index, SMALL_BYTES, givesWay],
-  );
+  const recent = db.recentImages?.get(analysisId, index) ?? null;
+  // Of a larger image the other images of the analysis would wait for the row while it is read.
+  const mostBytes = recent === null ? SMALL_IMAGE_BYTES : -1;
+  const { rows } = await db.pool.query<Claim>(statement, [analysisId, index, mostBytes]);
   const [row] = rows;
   if (row === undefined) return null;
   const { urgentWaits, ...claim } = row;
   if (urgentWaits) return URGENT_FIRST;
+  db.recentImages?.forget(analysisId, index);
   if (claim.attempts === null) return null;
-  const bytes = claim.bytes ?? (await readImageBytes(db, analysisId, index));
+  const bytes = recent ?? claim.bytes ?? (await readImageBytes(db, analysisId, index));
   return bytes === null ? null : { ...claim, bytes };
 }
+
+/** Two texts and not a parameter: PostgreSQL would plan such a statement anew for each image, to see whether the half of it can go. */
+const claimUnless = (urgentWaits: string): string => `
+  WITH urgent AS (SELECT ${urgentWaits} AS waits),
+  -- The order's row before the image's, as everywhere; the stronger lock at once, because two that strengthen it wait for each other.
+  analysis AS (
+    SELECT id, status, microns_per_pixel, request_id, laboratory, site FROM analyses
+     WHERE id = $1 AND status IN ('queued', 'processing') AND NOT (SELECT waits FROM urgent) FOR NO KEY UPDATE),
+  image AS (
+    UPDATE images SET status = 'processing', attempts = attempts + 1, started_at = coalesce(started_at, now())
+      FROM analysis
+     WHERE images.analysis_id = analysis.id AND images.index = $2 AND images.status IN ('queued', 'processing')
+    RETURNING attempts, set_config('synchronous_commit', 'off', true)),
+  begun AS (
+    UPDATE analyses SET status = 'processing', started_at = now() FROM analysis, image
+     -- Of the row that is locked above: asked of the table, it would be looked for among all orders that wait, or have waited.
+     WHERE analyses.id = analysis.id AND analysis.status = 'queued')
+  SELECT urgent.waits AS "urgentWaits", claim.* FROM urgent LEFT JOIN (
+    SELECT analysis.microns_per_pixel AS "micronsPerPixel", analysis.request_id AS "requestId", analysis.laboratory,
+           analysis.site, image.attempts,
+           (SELECT bytes FROM image_files WHERE analysis_id = $1 AND image_index = $2 AND length(bytes) <= $3) AS bytes
+      FROM analysis, image) AS claim ON true`;
+
+const CLAIM = claimUnless('false');
+const CLAIM_UNLESS_URGENT = claimUnless(`EXISTS (
+  SELECT FROM analyses JOIN images ON images.analysis_id = analyses.id
+   WHERE analyses.priority = 'stat' AND analyses.status IN ('queued', 'processing') AND images.status = 'queued')`);
 
 /** Gives a run back that ended in an orderly way without a result: only runs that were cut off count against an image. */
 export async function releaseImage(db: Database, analysisId: string, index: number): Promise<void> {

@@ -12,6 +12,9 @@ export interface StoredImageFile {
   readonly bytes: Buffer;
 }
 
+/** Read as they are claimed, and given to a worker of the same process: the time and room of a camera frame, not of a stitched field. */
+export const SMALL_IMAGE_BYTES = 256 * 1024;
+
 /**
  * pg receives binary columns as hexadecimal text, and a string of V8 ends at 512 MiB: large files come in pieces, which
  * also keeps the main thread free between them. They are stored uncompressed, so a piece costs only itself.

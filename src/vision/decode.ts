@@ -158,19 +158,34 @@ const sharpInput = (bytes: Uint8Array, limits: DecodeLimits) =>
 interface Header extends ImageProbe {
   readonly depth: string;
   readonly pages: number;
-  readonly hasAlpha: boolean;
 }
+
+/** Of the arrays that are still in use: the worker of the process that accepted an image may get the array that was looked at then. */
+const headers = new WeakMap<Uint8Array, Header>();
 
 async function readHeader(bytes: Uint8Array, limits: DecodeLimits): Promise<Header> {
   const format = formatOf(bytes, limits);
-  if (format === 'bmp') {
-    const { width, height } = readBmpHeader(bytes);
-    checkPixels(width, height, limits);
-    return { format, width, height, depth: 'uchar', pages: 1, hasAlpha: false };
+  const header = headers.get(bytes) ?? (format === 'bmp' ? bmpHeader(bytes) : await sharpHeader(format, bytes));
+  checkPixels(header.width, header.height, limits);
+  if (header.depth !== 'uchar' && header.depth !== 'ushort') {
+    throw new UndecodableImageError(
+      'unsupported-image-format',
+      `The pixels are stored as ${header.depth}; export the image with 8 or 16 bits per channel.`,
+    );
   }
+  headers.set(bytes, header);
+  return header;
+}
+
+function bmpHeader(bytes: Uint8Array): Header {
+  const { width, height } = readBmpHeader(bytes);
+  return { format: 'bmp', width, height, depth: 'uchar', pages: 1 };
+}
+
+async function sharpHeader(format: ImageFormat, bytes: Uint8Array): Promise<Header> {
   let metadata: Metadata;
   try {
-    // The pixel limit is checked below, where the message can name the size.
+    // The pixel limit is checked by the caller, whose message can name the size.
     metadata = await sharp(bytes, { limitInputPixels: false, unlimited: false, failOn: 'error' }).metadata();
   } catch (cause) {
     throw decodeFailure(format, bytes, cause);
@@ -184,15 +199,8 @@ async function readHeader(bytes: Uint8Array, limits: DecodeLimits): Promise<Head
       `The file is an animated WebP. Send a single picture. ${SUPPORTED}`,
     );
   }
-  checkPixels(width, height, limits);
-  const depth = metadata.depth ?? 'uchar';
-  if (depth !== 'uchar' && depth !== 'ushort') {
-    throw new UndecodableImageError(
-      'unsupported-image-format',
-      `The pixels are stored as ${depth}; export the image with 8 or 16 bits per channel.`,
-    );
-  }
-  return { format, width, height, depth, pages: metadata.pages ?? 1, hasAlpha: metadata.hasAlpha ?? false };
+  const { depth = 'uchar', pages = 1 } = metadata;
+  return { format, width, height, depth, pages };
 }
 
 /**

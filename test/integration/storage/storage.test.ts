@@ -39,7 +39,7 @@ import { type FinishOptions, failAnalysis, finishAnalysis } from '../../../src/s
 import { openAnalyses, removeOlderThan, withSweepLock } from '../../../src/storage/upkeep.js';
 import { decodeGreyPng } from '../../../src/vision/index.js';
 import type { CellFinding } from '../../../src/vision/types.js';
-import { openTestDatabase, type TestDatabase } from '../../support/database.js';
+import { openTestDatabase, type TestDatabase, testObjects } from '../../support/database.js';
 import { cellFinding, imageAnalysis, TEST_MODEL } from '../../support/findings.js';
 
 let test: TestDatabase;
@@ -421,6 +421,28 @@ describe('the result of an image', () => {
     await deleteAnalysis(database, 'default', routine);
     expect(await startImageUnlessUrgent(database, routine, 0)).toBeNull();
     await alone.close();
+  });
+
+  it('is begun with the bytes that were posted, which a process that stored them need not read again', async () => {
+    const here = await openDatabase({
+      databaseUrl: test.url,
+      dataDir: '/nonexistent',
+      log: pino({ level: 'silent' }),
+      objects: testObjects(),
+      worker: true,
+    });
+    const bytes = randomBytes(1000);
+    const large = randomBytes(300 * 1024);
+    const { id } = await createAnalysis(here, 'default', { images: [file(bytes), file(large)] });
+    expect((await startImage(here, id, 0))?.bytes).toBe(bytes);
+    // Another run.
+    const again = (await startImage(here, id, 0))?.bytes;
+    expect(again).toEqual(bytes);
+    expect(again).not.toBe(bytes);
+    expect((await startImage(here, id, 1))?.bytes).toEqual(large);
+    expect((await startImage(db, id, 0))?.bytes).toEqual(bytes);
+    await here.close();
+    await deleteAnalysis(db, 'default', id);
   });
 
   it('of all images of an analysis at once does not deadlock with its end', async () => {

@@ -250,6 +250,8 @@ describe('what is refused', () => {
     expect(await codeOf(probeImage(bytes, { maxBytes: 1e6, maxPixels: W * H - 1 }))).toBe('image-too-large');
     expect(await codeOf(decodeImage(bytes, { maxBytes: 1e6, maxPixels: W * H - 1 }))).toBe('image-too-large');
     expect(await decodeImage(bytes, { maxBytes: 1e6, maxPixels: W * H })).toMatchObject({ width: W });
+    // The header is known by now, the limit is another one.
+    expect(await codeOf(probeImage(bytes, { maxBytes: 1e6, maxPixels: W * H - 1 }))).toBe('image-too-large');
     const bomb = hugePng(30_000, 30_000);
     const start = performance.now();
     expect(await codeOf(probeImage(bomb))).toBe('image-too-large');
