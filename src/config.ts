@@ -374,7 +374,7 @@ export const CONFIG_VARIABLES: readonly ConfigVariable[] = [
     'MAX_QUEUE_DEPTH',
     'maxQueueDepth',
     '2000',
-    'Images that may wait; more are refused with 429 and Retry-After.',
+    'Images that may wait; more are refused with 429 and Retry-After. A tenth more for urgent orders, whose `priority` comes before their images.',
     integer(1, 10_000_000),
   ),
   variable('MAX_WAIT_SECONDS', 'maxWaitSeconds', '60', 'Longest `Prefer: wait` in seconds.', integer(0, 600)),

@@ -12,7 +12,7 @@ import { IdempotencyKeyHeader, NoQuery, PreferHeader } from '../schemas/paramete
 import { HEADERS, jsonAnswer, problems } from '../schemas/responses.js';
 import type { App } from '../types.js';
 import { fingerprintOf, idempotencyKeyOf } from '../upload/idempotency.js';
-import { type Order, parseOrder } from '../upload/order-fields.js';
+import { type FieldPart, isUrgent, type Order, parseOrder } from '../upload/order-fields.js';
 import { type ProbedFile, probeFiles } from '../upload/probe.js';
 import { ClientGoneError, receiveUpload } from '../upload/receive.js';
 import { refusalOf } from '../upload/refusal.js';
@@ -22,6 +22,9 @@ import { screenAddress } from '../webhook-address.js';
 
 /** How long a client is asked to stay away from a full queue: some images are done by then, on any machine. */
 const QUEUE_FULL_RETRY_SECONDS = 15;
+
+/** A queue that is full for others still takes urgent orders, until a tenth more waits. */
+const depthForUrgent = (depth: number): number => Math.ceil((depth * 11) / 10);
 
 /** Images that a small machine finishes in a second: from it follows when it pays to ask for the result. */
 const IMAGES_PER_SECOND = 2;
@@ -41,7 +44,7 @@ export function registerAnalyze(app: App, deps: HttpDeps, spool: Spool): void {
       tags: ['Analyses'],
       summary: 'Analyse the images of a smear',
       description:
-        'Takes 1 to 200 images of one smear with an optional order, as one atomic request: either everything is stored, or nothing. Fields and files may come in any order; an empty field counts as not sent. Once 202 is answered the analysis is committed and survives a restart. With an `Idempotency-Key` the request can be sent again without making a second analysis. With `Prefer: wait=N` the finished analysis is answered at once if it is ready within N seconds.',
+        'Takes 1 to 200 images of one smear with an optional order, as one atomic request: either everything is stored, or nothing. Fields and files may come in any order; an empty field counts as not sent. A queue that is full (429) still takes urgent orders, until a tenth more waits, whose `priority` comes before their first image. Once 202 is answered the analysis is committed and survives a restart. With an `Idempotency-Key` the request can be sent again without making a second analysis. With `Prefer: wait=N` the finished analysis is answered at once if it is ready within N seconds.',
       consumes: ['multipart/form-data'],
       headers: {
         ...PreferHeader,
@@ -94,9 +97,12 @@ export function registerAnalyze(app: App, deps: HttpDeps, spool: Spool): void {
       const queued = load.waiting + load.running;
       // What was taken before is answered again even when the queue is full: that is what a client waits for.
       const isKnown = key !== null && (await isKeyKnown(database, laboratory, key, config.idempotencyHours));
-      if (queued >= config.maxQueueDepth && !isKnown) throw queueFull(queued);
+      const isFull = queued >= config.maxQueueDepth && !isKnown;
+      if (isFull && queued >= depthForUrgent(config.maxQueueDepth)) throw queueFull(queued);
 
-      const { order, files, dispose } = await acceptUpload(request);
+      const { order, files, dispose } = await acceptUpload(request, (fields) => {
+        if (isFull && !isUrgent(fields)) throw queueFull(queued);
+      });
       let stored: StoredOnce;
       try {
         stored = await store(request, key, order, files);
@@ -125,8 +131,9 @@ export function registerAnalyze(app: App, deps: HttpDeps, spool: Spool): void {
   /** The form, read and found good; `dispose` must be called. Throws the problem that answers anything else. */
   async function acceptUpload(
     request: FastifyRequest,
+    beforeFiles: (fields: readonly FieldPart[]) => void,
   ): Promise<{ order: Order; files: readonly ProbedFile[]; dispose: () => Promise<void> }> {
-    const upload = await receiveUpload(request, spool, config);
+    const upload = await receiveUpload(request, spool, config, beforeFiles);
     try {
       const { order, causes: fieldCauses } = parseOrder(upload.fields, config.maxFieldBytes);
       const { files, causes: fileCauses } = await probeFiles(upload.files, config);
@@ -185,7 +192,7 @@ export function registerAnalyze(app: App, deps: HttpDeps, spool: Spool): void {
 
   function queueFull(queued: number): ProblemError {
     return new ProblemError('queue-full', {
-      detail: `${queued} images are waiting (at most ${config.maxQueueDepth}: MAX_QUEUE_DEPTH); nothing was stored. Send the request again after the seconds in Retry-After.`,
+      detail: `${queued} images are waiting (at most ${config.maxQueueDepth}: MAX_QUEUE_DEPTH; a tenth more for urgent orders, which say so before their first image); nothing was stored. Send the request again after the seconds in Retry-After.`,
       headers: { 'retry-after': String(QUEUE_FULL_RETRY_SECONDS) },
     });
   }

@@ -73,7 +73,7 @@ export function analyzeFormSchema(maxImages: number) {
         literals(PRIORITIES, {
           default: 'routine',
           description:
-            '`stat` is analysed before `routine`, whichever laboratory sent it; within each, laboratories take turns.',
+            '`stat` is analysed before `routine`, whichever laboratory sent it; within each, laboratories take turns. Sent before the first image, it is taken by a queue that is full for others, too.',
         }),
       ),
       metadata: Type.Optional(

@@ -136,6 +136,10 @@ export function parseOrder(parts: readonly FieldPart[], maxFieldBytes: number): 
   return { order, causes };
 }
 
+/** Whether fields that came so far say that the order is urgent. */
+export const isUrgent = (fields: readonly FieldPart[]): boolean =>
+  fields.some(({ name, value }) => name === 'priority' && parsePriority(value) === 'stat');
+
 /** What a parser answers instead of a value. */
 export class Refusal {
   constructor(readonly detail: string) {}

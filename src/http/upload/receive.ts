@@ -51,16 +51,24 @@ export class ClientGoneError extends Error {
   override readonly name = 'ClientGoneError';
 }
 
+/** Called before the first file is read, with the fields that came before it. What it throws ends the upload. */
+type BeforeFiles = (fields: readonly FieldPart[]) => void;
+
 /**
  * @throws ProblemError for a form that cannot be read to its end or is too large or too slow.
  * @throws ClientGoneError when the client left.
  */
-export async function receiveUpload(request: FastifyRequest, spool: Spool, limits: UploadLimits): Promise<Upload> {
+export async function receiveUpload(
+  request: FastifyRequest,
+  spool: Spool,
+  limits: UploadLimits,
+  beforeFiles: BeforeFiles = () => undefined,
+): Promise<Upload> {
   assertReadable(request, limits);
   const place = spool.open();
   const dispose = () => place.dispose();
   try {
-    return { ...(await receiveWithin(request, place, limits)), dispose };
+    return { ...(await receiveWithin(request, place, limits, beforeFiles)), dispose };
   } catch (error) {
     await dispose();
     throw error;
@@ -85,6 +93,7 @@ async function receiveWithin(
   request: FastifyRequest,
   place: RequestSpool,
   limits: UploadLimits,
+  beforeFiles: BeforeFiles,
 ): Promise<Omit<Upload, 'dispose'>> {
   const stop = new AbortController();
   const { raw } = request;
@@ -101,7 +110,7 @@ async function receiveWithin(
       );
       raw.once('close', onClose);
       if (raw.destroyed) onClose();
-      receive(request, place, limits, stop).then(resolve, reject);
+      receive(request, place, limits, beforeFiles, stop).then(resolve, reject);
     });
   } catch (error) {
     // Ends a file that is being written, and what is still to come goes nowhere instead of into the parser.
@@ -119,6 +128,7 @@ async function receive(
   request: FastifyRequest,
   place: RequestSpool,
   limits: UploadLimits,
+  beforeFiles: BeforeFiles,
   stop: AbortController,
 ): Promise<Omit<Upload, 'dispose'>> {
   const fields: FieldPart[] = [];
@@ -161,6 +171,7 @@ async function receive(
         fields.push(textPart(name, part.value, part.valueTruncated, limits));
       }
     } else if (name === FILE_FIELD) {
+      if (fileCount === 0) beforeFiles(fields);
       fileCount += 1;
       if (fileCount > limits.maxImages) throw tooManyImages(limits);
       const file = await spooled(part, fileCount - 1, place, limits, stop.signal);

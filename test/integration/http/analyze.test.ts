@@ -251,4 +251,28 @@ describe('the queue depth', () => {
       await small.close();
     }
   });
+
+  it('still takes urgent orders that say so before their images, until a tenth more waits', async () => {
+    const small = await startHarness({ maxQueueDepth: 10 });
+    const image = (name: string): [string, Blob, string] => ['images', blob(png), name];
+    try {
+      const full = Array.from({ length: 10 }, (_, i) => image(`${i}.png`));
+      expect((await post(small.app, full)).statusCode).toBe(202);
+      expect((await post(small.app, [['priority', 'routine'], image('a.png')])).statusCode).toBe(429);
+      const late = await post(small.app, [image('a.png'), ['priority', 'stat']]);
+      expect(late.statusCode).toBe(429);
+      expect(late.json().detail).toContain('before their first image');
+      expect((await post(small.app, [['priority', 'at once'], image('a.png')])).statusCode).toBe(429);
+      expect(await small.analysesStored()).toBe(1);
+      const urgent = () => post(small.app, [['priority', 'stat'], image('a.png')]);
+      expect((await urgent()).statusCode).toBe(202);
+      // Eleven wait.
+      const beyond = await urgent();
+      expect(beyond.statusCode).toBe(429);
+      expectContract(small.app, beyond, 'post', '/analyze');
+      expect(await small.analysesStored()).toBe(2);
+    } finally {
+      await small.close();
+    }
+  });
 });
