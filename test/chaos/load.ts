@@ -50,8 +50,9 @@ export function startLoad(system: System, images: readonly Buffer[], random: Ran
     answers.set(status, (answers.get(status) ?? 0) + 1);
   };
 
-  async function send(order: Order, fields: readonly Buffer[], key: string): Promise<string | null> {
+  async function send(order: Order, fields: readonly Buffer[], key: string, urgent: boolean): Promise<string | null> {
     const form = new FormData();
+    if (urgent) form.append('priority', 'stat');
     form.append('accessionNumber', order.accession);
     form.append('micronsPerPixel', '0.2');
     form.append('callbackUrl', system.callbackUrl);
@@ -85,10 +86,12 @@ export function startLoad(system: System, images: readonly Buffer[], random: Ran
       const first = random.integer(0, images.length - 1);
       // Every eighth is a whole smear, whose images share jobs while others wait.
       const count = random.integer(1, 8) === 1 ? images.length : random.integer(1, 3);
+      // Every fifth of the others is urgent, and such a job gives way to it.
+      const urgent = count < images.length && random.integer(1, 5) === 1;
       const fields = [...images, ...images].slice(first, first + count);
       const key = randomUUID();
       for (;;) {
-        const id = await send(order, fields, key);
+        const id = await send(order, fields, key, urgent);
         if (id !== null) {
           order.id = id;
           break;
