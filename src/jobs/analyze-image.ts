@@ -73,18 +73,18 @@ export async function analyzeImages(
     const ends = job.data.last === true && i === indexes.length - 1 && failures.length === 0;
     // Each run of a job gets an image done, however many urgent ones wait; and one with a failure is a try, which the queue counts.
     const givesWay = run > 0 && failures.length === 0;
+    const task = await claim(deps, job, { analysisId, index }, givesWay);
+    if (task === URGENT_FIRST) return giveWay(deps, job, token);
+    if (task === null) {
+      // An earlier run had ended the image.
+      if (ends) await finishAnalysis(deps, analysisId);
+      continue;
+    }
+    run += 1;
     try {
-      const task = await claim(deps, job, { analysisId, index }, givesWay);
-      if (task === URGENT_FIRST) return await giveWay(deps, job, token);
-      if (task !== null) {
-        run += 1;
-        await (ends ? analyzeLastImage : analyzeImage)(deps, job, { analysisId, index, task });
-      } else if (ends) {
-        // An earlier run had ended the image.
-        await finishAnalysis(deps, analysisId);
-      }
+      await (ends ? analyzeLastImage : analyzeImage)(deps, job, { analysisId, index, task });
     } catch (error) {
-      if (deps.shutdown.aborted || error instanceof WaitingError) throw error;
+      if (deps.shutdown.aborted) throw error;
       failures.push(error);
     }
   }
